@@ -48,6 +48,9 @@ _VERSIONS = {
     "0.12.0.1": _Version(_WITHOUT_CONVOLUTIONS, _QUICK),
 }
 
+# With one of these a program on a GPU returns the same bits each time.
+_DETERMINISM = ("--xla_gpu_deterministic_ops", "--xla_gpu_exclude_nondeterministic_ops")
+
 # Options for a program that runs once or a few times, each passed only to compilers that accept it.
 _QUICK_OPTIONS = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
 
@@ -73,6 +76,12 @@ def quick_flags(jaxlib_version: str) -> str:
       jaxlib_version: of the installed jaxlib.
     """
     return _VERSIONS[jaxlib_version].quick_flags if jaxlib_version in _VERSIONS else ""
+
+
+def is_deterministic() -> bool:
+    """Returns whether XLA_FLAGS asks for programs that return the same bits each time on a GPU."""
+    flags = os.environ.get("XLA_FLAGS", "").split()
+    return any(f"{name}{value}" in flags for name in _DETERMINISM for value in ("", "=true", "=1"))
 
 
 def quick_options() -> dict[str, Any]:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from arinv import _xla
 from arinv.ops.conv import use_rewrites
 from arinv.types import Array
 
@@ -34,7 +35,8 @@ def max_pool(inputs: Array, window: int, stride: int, *, padding: int = 0) -> Ar
     if padding:
         pads = ((0, 0), (padding, padding), (padding, padding), (0, 0))
         inputs = jnp.pad(inputs, pads, constant_values=lowest)
-    if use_rewrites() and window <= _LARGEST_WINDOW:
+    # lax's form has a gradient that does not compile where a GPU has to return the same bits each time.
+    if (use_rewrites() or _xla.is_deterministic()) and window <= _LARGEST_WINDOW:
         # Columns before rows, so that of equal entries the first in reading order gets the gradient.
         return _max_along(1, window, stride, _max_along(2, window, stride, inputs))
     return _reduce_window(inputs, lowest, lax.max, window, stride)

@@ -5,4 +5,4 @@ processes of their own, so that no library gets in the way of another, and take 
 """
 
 DEFAULT = ("pgd", "gan_alexnet", "latent_search", "restoration", "ri", "denoise", "wct")  # the hot loops
-NAMES = (*DEFAULT, "conv_rewrites", "input")
+NAMES = (*DEFAULT, "conv_rewrites", "input", "startup", "autoattack")

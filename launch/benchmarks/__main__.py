@@ -2,7 +2,8 @@
 
 images/s is the median over the rounds, followed by the slowest and the fastest. A ratio above 1 means that ours is
 faster; it is taken within each round, so that it is valid on a shared machine too. The peak is that of the process, or
-on an accelerator of the device's memory, compilation included. AutoAttack: python -m launch.benchmarks.autoattack.
+on an accelerator of the device's memory, compilation included. `--only startup` measures what a user waits for at
+first, `--only autoattack` a few images; python -m launch.benchmarks.autoattack compares the verdicts on many, too.
 """
 
 import argparse
@@ -97,6 +98,8 @@ def _memory(facts: dict[str, Any]) -> str:
 
 
 def _speed(facts: dict[str, Any], dtype: str) -> str:
+    if "compile_seconds" not in facts:  # of whole processes
+        return f"{_spread({name: ms / 1e3 for name, ms in facts['milliseconds'].items()}, '.3g')} s"
     if "images_per_second" not in facts:
         compiled = f"compiled in {facts['compile_seconds']:.1f} s"
         return f"{_spread(facts['milliseconds'], '.3g')} ms{_rate(facts, dtype)}, {compiled}{_memory(facts)}"

@@ -6,10 +6,14 @@ The checkpoint is an alexnet_small of the zoo or of a run of yours; its weights 
 PyTorch, and both attack the same test images. It needs PyTorch and the package `autoattack` of
 github.com/fra31/auto-attack, which are no dependencies: install them yourself. Random starts and windows differ, so
 that a few verdicts may, too.
+
+`launch/benchmark --only autoattack` measures the speed and the memory of both on a few patches of photographs, with the
+zoo's network and its own predictions as labels. PyTorch's memory has JAX in it, which reads the weights.
 """
 
 import argparse
 import fractions
+import functools
 import importlib.util
 import json
 import pathlib
@@ -21,15 +25,17 @@ import numpy as np
 
 from arinv.errors import MISTAKE, UserError
 from launch.benchmarks.devices import cpu_name, provenance
+from launch.benchmarks.measurement import Benchmark, Options, Prepared
 
 _NORMS = {"linf": "Linf", "l2": "L2", "l1": "L1"}
 _CASES = ("linf:8/255", "l2:0.5")
 _LOGITS_TOLERANCE = 1e-3
+_CHECKPOINT, _IMAGES = "zoo:alexnet_small_l2_1", 16
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="launch.benchmarks.autoattack", description=__doc__.split("\n")[0])
-    parser.add_argument("--checkpoint", default="zoo:alexnet_small_l2_1", metavar="RUN",
+    parser.add_argument("--checkpoint", default=_CHECKPOINT, metavar="RUN",
                         help="workdir or zoo:NAME of an alexnet_small (%(default)s)")  # fmt: skip
     parser.add_argument(
         "--data", default="tfds:cifar10", metavar="SOURCE", help="whose test split is attacked (%(default)s)"
@@ -204,6 +210,43 @@ def _filled(layer, weight: np.ndarray, parameters):
     return layer
 
 
+def _prepare(case: str, options: Options, *, library: str = "arinv") -> Prepared:
+    """Attacks a few images once, compilation included, and returns the attack ready to be timed.
+
+    Raises:
+      ValueError: another dtype than float32.
+    """
+    from arinv import data
+    from launch.benchmarks import jax_steps
+
+    if options.dtype != "float32":
+        raise ValueError(f"autoattack is measured in float32; got {options.dtype}")
+    ours = Ours(_CHECKPOINT)
+    side = ours if library == "arinv" else Torch(ours.encoder)
+    count, size = options.batch or (2 if options.tiny else _IMAGES), ours.encoder.description["image_size"]
+    source = data.open_source("photos", split="test", image_size=size, num_examples=count)
+    images = data.load_arrays(source)["image"].astype(np.float32) / 255
+    labels = ours.logits(images).argmax(1).astype(np.int32)
+    norm, _, radius = case.partition(":")
+    limits = {"targets": 1, "queries": 5} if options.tiny else {"targets": 9, "queries": 5000}
+    settings = {
+        "norm": norm,
+        "eps": float(fractions.Fraction(radius)),
+        "arguments": argparse.Namespace(batch=len(images), **limits),
+    }
+
+    def run(n: int) -> None:
+        for _ in range(n):
+            side.attack(images, labels, **settings)
+
+    started = time.perf_counter()
+    run(1)
+    facts = {**jax_steps.facts(), "images": len(images), "compile_seconds": time.perf_counter() - started}
+    if library != "arinv":
+        facts |= {"versions": {"torch": side.versions["torch"]}, "threads": side.versions["threads"]}
+    return Prepared(run, facts)
+
+
 def compare(ours: Ours, theirs: Torch, images, labels, *, case: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """Returns the results of both in one ball, and the images whose verdicts differ.
 
@@ -269,6 +312,12 @@ def main(argv: list[str] | None = None) -> int:
         arguments.out.write_text(text + "\n")
     return 0
 
+
+BENCHMARK = Benchmark(
+    cases=_CASES,
+    variants={"arinv": _prepare, "torch": functools.partial(_prepare, library="torch")},
+    optional=("torch",),
+)
 
 if __name__ == "__main__":
     try:

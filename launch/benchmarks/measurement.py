@@ -46,7 +46,7 @@ class Prepared:
 
     Attributes:
       run: runs it n times and waits for the results.
-      facts: plain JSON: "compile_seconds", "device", "versions", and where they apply "images", "megapixels" and
+      facts: plain JSON: "device", "versions", and where they apply "compile_seconds", "images", "megapixels" and
         "flops" of one call and "parameters" by network.
       peak_bytes: returns the peak memory since the work before it was dropped.
     """

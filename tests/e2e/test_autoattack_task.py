@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import arinv
 from arinv import attacks, main
 from arinv.apps.evaluation import autoattack
 from arinv.errors import UserError
@@ -58,6 +59,17 @@ def test_smoke_robustness_writes_results_and_figures(finished):
     assert not (finished / "autoattack" / "state.npz").exists()
 
 
+def test_citation_has_the_setting_the_accuracy_and_its_interval(finished):
+    results = json.loads((finished / "autoattack" / "results.json").read_text())
+    low, high = (f"{100 * bound:.1f}%" for bound in results["autoattack_accuracy_95"])
+    robust = round(8 * results["autoattack_accuracy"])
+    assert results["citation"] == (
+        f"AutoAttack accuracy {12.5 * robust:.2f}% (exact 95% interval {low} to {high}) in linf eps 8/255 on 8 images, "
+        f"{robust} of them robust, clean accuracy {100 * results['clean_accuracy']:.2f}%; version: "
+        f"{autoattack._version(attack_config(finished).attack, 8, 8)}; arinv {arinv.__version__}."
+    )
+
+
 class Cut(Exception):
     """Stands for a kill."""
 
@@ -68,8 +80,8 @@ def cut_after_saving(monkeypatch, every):
 
     def save_and_stop(self, name, arrays, **options):
         save(self, name, arrays, **options)
-        states.append(name)
-        if len(states) % every == 0:
+        states.extend([name] if name == "state" else [])
+        if name == "state" and len(states) % every == 0:
             raise Cut
 
     monkeypatch.setattr(cache, "_SAVE_EVERY_SECONDS", 0.0)
@@ -91,6 +103,28 @@ def test_autoattack_resumes_to_the_same_bytes(finished, tmp_path, monkeypatch):
     with np.load(tmp_path / "adversarial.npz") as cut, np.load(finished / "autoattack" / "adversarial.npz") as whole:
         for name in whole.files:
             np.testing.assert_array_equal(cut[name], whole[name])
+
+
+def test_radius_zero_is_tested_before_the_attack_and_once(finished, tmp_path, monkeypatch, capsys):
+    config, calls = attack_config(finished, attacks="apgd-ce", num_steps=1), []
+
+    def moved(key, logits_fn, images, labels, *, norm):
+        calls.append(len(images))
+        return [f"APGD in {norm} moved an image within a radius of 0."]
+
+    def cut(*args, **options):
+        raise Cut
+
+    monkeypatch.setattr(attacks, "check_radius_zero", moved)
+    with monkeypatch.context() as patch, pytest.raises(Cut):
+        patch.setattr(attacks, "autoattack", cut)
+        main.run(config, tmp_path)
+    assert calls == [8] and "radius of 0: APGD in linf moved an image" in capsys.readouterr().err
+    main.run(config, tmp_path)
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert calls == [8] and results["warnings"][-1] == "APGD in linf moved an image within a radius of 0."
+    assert results["citation"] in capsys.readouterr().err
+    assert not (tmp_path / "self_test.npz").exists()
 
 
 def test_autoattack_killed_before_its_results_attacks_no_image_again(finished, tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """The benchmarks of the applications run at a tiny size, and what they report is per image."""
 
+import gc
 import importlib.util
 
 import jax
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 
 from arinv.ops import wct as wct_ops
-from launch.benchmarks import jax_steps, latent_search, measurement, restoration, ri, wct
+from launch.benchmarks import jax_steps, latent_search, measurement, restoration, ri, startup, wct
 from launch.benchmarks.__main__ import _arguments, _chosen, differences, report
 
 TINY = measurement.Options(tiny=True)
@@ -58,6 +59,31 @@ def test_search_for_pixels_is_the_work_of_its_images():
     variables = jax.eval_shape(lambda x: encoder.init(jax.random.key(0), x), images[0])
     forward = 2 * 2 * 655_566_528  # multiplications of AlexNet's convolutions
     assert jax_steps.count_flops(search, variables, *images) == forward * (1 + 2 * 3)
+
+
+def test_autoattack_runs():
+    facts = prepare("autoattack", "l2:0.5", "arinv")
+    assert facts["images"] == 2 and facts["compile_seconds"] > 0
+
+
+@pytest.mark.parametrize("case", ["help", "mistake", "first_step_cold"])
+def test_startup_is_measured_in_seconds(case):
+    facts = prepare("startup", case, "arinv")
+    result = {"variants": {"arinv": measurement._with_rates({**facts, "seconds": [1.5, 2.0, 4.0]})}, "ratios": {}}
+    lines, problems = report("startup", {case: result}, "float32")
+    assert lines == [f"startup {case}", "  arinv          2 (1.5 to 4) s"] and problems == []
+
+
+def test_startup_of_a_training_reuses_compiled_programs(monkeypatch):
+    """The directory of an earlier run is there at each of its starts, and is deleted at the end."""
+    folders = []
+    monkeypatch.setattr(startup, "_first_step", lambda options, folder: folders.append(folder))
+    prepared = startup.prepare("first_step", TINY)
+    prepared.run(2)
+    assert len(folders) == 3 and len({*folders}) == 1 and folders[0].exists()
+    del prepared
+    gc.collect()
+    assert not folders[0].exists()
 
 
 def rows(count):

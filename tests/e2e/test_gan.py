@@ -16,10 +16,12 @@ from arinv.experiment.run import Run
 from arinv.experiment.state import TrainState
 from arinv.models import Gan
 from arinv.train import gan as gan_training
+from arinv.train import loop
 from configs import gan as gan_config
 
 GAME = {"penalty": 10.0, "drift": 0.1, "ratio": 0.5, "rate": 0.1}
 RATE, BATCH, SIDE, LATENT = 0.1, 3, 2, 5
+COLUMNS = np.arange(1.0, 1 + SIDE, dtype=np.float32).reshape(1, 1, SIDE, 1)  # weights that tell images from their means
 
 
 class Linear(nn.Module):
@@ -93,14 +95,71 @@ def test_train_step_updates_the_discriminator_by_its_game(game):
         assert float(new.extra["balance"]) == pytest.approx(expected, rel=1e-4)
 
 
+class Growing(nn.Module):
+    """A map of inputs that shows the fade it is called with: latents -> images, or images -> scores."""
+
+    is_generator: bool
+
+    @nn.compact
+    def __call__(self, inputs, fade, *, train=False):
+        weight = self.param("weight", nn.initializers.ones, (), jnp.float32)
+        if self.is_generator:
+            return weight * jnp.broadcast_to(fade, (inputs.shape[0], SIDE, SIDE, 3))
+        return weight * jnp.mean(inputs * COLUMNS, axis=(1, 2, 3)) + 10 * fade
+
+
+def test_fade_rises_with_the_steps_in_both_networks_and_the_images():
+    gan = Gan(Growing(True), Growing(False), LATENT, "normal", "wasserstein_gp", grows=True)
+    optimizers = {name: optax.sgd(0.0) for name in ("generator", "discriminator")}
+    fade = jax.ShapeDtypeStruct((), jnp.float32)
+    networks = {
+        "generator": (gan.generator, (jax.ShapeDtypeStruct((1, LATENT), jnp.float32), fade)),
+        "discriminator": (gan.discriminator, (jax.ShapeDtypeStruct((1, SIDE, SIDE, 3), jnp.float32), fade)),
+    }
+    state = TrainState.create(jax.random.key(1), networks, optimizers).start_average("generator")
+    step = jax.jit(gan_training.make_train_step(
+        gan, optimizers, game={"name": "wasserstein_gp", **GAME}, fade_steps=4, augmentation={},
+    ))  # fmt: skip
+    images = np.random.default_rng(0).integers(0, 256, (BATCH, SIDE, SIDE, 3)).astype(np.uint8)
+    batch = {"image": images, "label": np.zeros(BATCH, np.int32), "mask": np.ones(BATCH, np.float32)}
+    means = np.broadcast_to(images.mean(axis=(1, 2), keepdims=True), images.shape) / 255
+    for number in range(6):
+        share = min(1.0, number / 4)
+        state, metrics = step(state, batch, jax.random.key(7))
+        real = np.mean(((1 - share) * means + share * images / 255) * COLUMNS) + 10 * share
+        fake = share * COLUMNS.mean() + 10 * share
+        for name, expected in (("real", real), ("fake", fake), ("loss_generator", -fake)):
+            assert float(metrics[name][0]) / BATCH == pytest.approx(expected, abs=1e-5), name
+
+
 @pytest.fixture(scope="module")
-def grown(tmp_path_factory):
-    """The first two stages of a smoke run that grows from 4 to 8 px."""
-    workdir = tmp_path_factory.mktemp("gan")
+def growth(tmp_path_factory):
+    """The first two stages of a smoke run that grows from 4 to 8 px, and the compiled step of each."""
+    workdir, calls, make_call = tmp_path_factory.mktemp("gan"), [], loop.make_call
+
+    def recorded(*args, **options):
+        calls.append(make_call(*args, **options))
+        return calls[-1]
+
     config = gan_config.get_config("smoke=True,options=base_width:8+max_width:4,latent_size=4")
     config.order = ("size4", "size8_fade")
-    main.run(config, workdir)
-    return workdir
+    for name in config.order:
+        config.stages[name].num_steps = 4
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "make_call", recorded)
+        main.run(config, workdir)
+    return workdir, calls
+
+
+@pytest.fixture(scope="module")
+def grown(growth):
+    """The directory of that run."""
+    return growth[0]
+
+
+def test_a_level_compiles_its_step_once(growth):
+    """The fade is an input of the step, not a constant of it."""
+    assert [call._cache_size() for call in growth[1]] == [1, 1]
 
 
 def networks(workdir):

@@ -12,6 +12,7 @@ import pytest
 import quick_compilation
 from disturbed_runs import stopping_behind
 
+import arinv
 from arinv import main
 from arinv.experiment import run
 from arinv.train import training
@@ -21,11 +22,16 @@ ROOT = pathlib.Path(__file__).parents[2]
 CONFIG = f"--config={ROOT}/configs/classifier.py:smoke=True,options=width:4,eps=0.5"
 
 
-def start(workdir, num_steps=40):
+GROWING = "gan.py:smoke=True,image_size=8,options=base_width:8+max_width:4,latent_size=4"
+
+
+def start(workdir, num_steps=40, *, config="", fields="config", flags=()):
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), "XLA_FLAGS": quick_compilation.FLAGS}
-    options = [f"--config.num_steps={num_steps}", "--config.log.checkpoint_every_steps=4", "--config.log.every_steps=4"]
+    values = {"num_steps": num_steps, "log.checkpoint_every_steps": 4, "log.every_steps": 4}
+    options = [f"--{fields}.{name}={value}" for name, value in values.items()]
+    config = f"--config={ROOT}/configs/{config}" if config else CONFIG
     return subprocess.Popen(
-        [sys.executable, "-m", "arinv", CONFIG, f"--workdir={workdir}", *options],
+        [sys.executable, "-m", "arinv", config, f"--workdir={workdir}", *options, *flags],
         env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
 
@@ -134,3 +140,21 @@ def test_stops_at_evaluations_change_no_line(tmp_path, monkeypatch):
             main.run(config, tmp_path / "stopped")
     main.run(config, tmp_path / "stopped")
     assert_same(tmp_path / "stopped", tmp_path / "uninterrupted")
+
+
+def test_growing_gan_that_is_killed_in_its_fade_resumes_to_the_same_bytes(tmp_path):
+    """The weights of all networks, and the log."""
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    options = {"config": GROWING, "fields": "config.stages.*", "flags": ["--config.order=('size4','size8_fade')"]}
+    process = start(cut, **options)
+    wait_for_step(process, cut / "size8_fade", 8)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL and not (cut / "size8_fade" / "results.json").exists()
+    for workdir in (cut, whole):
+        process = start(workdir, **options)
+        output, _ = process.communicate(timeout=300)
+        assert process.returncode == 0, output
+    for stage in ("size4", "size8_fade"):
+        assert_same(cut / stage, whole / stage)
+        assert arinv.load(cut / stage).fingerprint == arinv.load(whole / stage).fingerprint

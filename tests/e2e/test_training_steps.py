@@ -10,7 +10,7 @@ import pytest
 
 from arinv import models, parallel
 from arinv.experiment.state import TrainState, apply_train
-from arinv.train import classifier, inverter, loop
+from arinv.train import classifier, gan, inverter, loop
 
 KEY = jax.random.key(0)
 SIZE, BATCH = 32, 16
@@ -21,11 +21,11 @@ FEATURE = jax.ShapeDtypeStruct((1, 4, 4, 16), jnp.float32)
 WEIGHTS = {"pixel": 2e-3, "feature": 1e-2, "adversarial": 100.0, "discriminator": 1.0}
 
 
-def make_batch(rows=BATCH, seed=0):
+def make_batch(rows=BATCH, seed=0, size=SIZE):
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 5, rows).astype(np.int32)
     labels[-2:] = -1
-    images = rng.integers(0, 256, (rows, SIZE, SIZE, 3), dtype=np.uint8)
+    images = rng.integers(0, 256, (rows, size, size, 3), dtype=np.uint8)
     return {"image": images, "label": labels, "mask": (labels >= 0).astype(np.float32)}
 
 
@@ -52,7 +52,32 @@ def inverter_case():
     return step, init, (jax.jit(ENCODER.init)(KEY, jnp.zeros((1, SIZE, SIZE, 3))),)
 
 
-CASES = {"classifier": classifier_case, "inverter": inverter_case}
+def gan_case(networks, size, fade_steps=0, **options):
+    """Networks that grow are in the midst of their fade, and others have their balance in the state."""
+    built = models.build_gan(networks, image_size=size, latent_size=4, **options)
+    fade = (jax.ShapeDtypeStruct((), jnp.float32),) if built.grows else ()
+    shapes = {
+        "generator": (built.generator, (jax.ShapeDtypeStruct((1, 4), jnp.float32), *fade)),
+        "discriminator": (built.discriminator, (jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32), *fade)),
+    }
+    optimizers = {name: optax.sgd(1e-2) for name in shapes}
+    game = {"name": built.game, "penalty": 10.0, "drift": 1e-3, "ratio": 0.5, "rate": 0.1}
+    step = gan.make_train_step(built, optimizers, game=game, fade_steps=fade_steps, augmentation={"flip": True})
+
+    def init(key):
+        state = TrainState.create(key, shapes, optimizers).start_average("generator")
+        return state if built.grows else state.replace(extra={"balance": jnp.asarray(0.3)})
+
+    return step, jax.jit(init), ()
+
+
+SIZES = {"growing GAN": 8, "BEGAN": 16}
+CASES = {
+    "classifier": classifier_case,
+    "inverter": inverter_case,
+    "growing GAN": functools.partial(gan_case, "progressive", 8, fade_steps=4, base_width=16, max_width=8),
+    "BEGAN": functools.partial(gan_case, "began", 16, width=4),
+}
 
 
 @functools.cache
@@ -83,7 +108,7 @@ def run_steps(name, num_steps=2, **layout):
     run, state = compiled_on(name, **layout)
     state = jax.tree.map(jnp.copy, state)  # the step takes its memory
     for i in range(num_steps):
-        state, metrics = run(state, make_batch(seed=i))
+        state, metrics = run(state, make_batch(seed=i, size=SIZES.get(name, SIZE)))
     assert run.cache_size() == 1
     return state, jax.device_get(metrics)
 
@@ -100,6 +125,8 @@ def one_device_mesh():
         ("classifier", {"fsdp": 1}, 0.0),
         ("classifier", {"fsdp": 8}, 0.0),
         ("inverter", {"fsdp": 4}, 0.03),  # two copies, each split over four devices
+        ("growing GAN", {"fsdp": 1}, 0.0),
+        ("BEGAN", {"fsdp": 1}, 0.0),
     ],
 )
 def test_steps_on_eight_devices_equal_those_on_one(name, layout, share):
@@ -115,7 +142,7 @@ def test_steps_on_eight_devices_equal_those_on_one(name, layout, share):
     for metric, (total, count) in metrics.items():
         np.testing.assert_allclose(other_metrics[metric][0], total, rtol=1e-4, err_msg=metric)
         assert other_metrics[metric][1] == count
-    trees = (jax.device_get(x.variables) for x in (case_and_state(name)[1], state, other_state))
+    trees = (jax.device_get((x.variables, x.extra)) for x in (case_and_state(name)[1], state, other_state))
     for before, one, other in zip(*map(jax.tree.leaves, trees), strict=True):
         np.testing.assert_allclose(other, one, rtol=1e-5, atol=1e-5 + share * np.max(np.abs(one - before)))
 

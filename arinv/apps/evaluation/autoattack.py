@@ -1,8 +1,9 @@
 """Robustness of a trained encoder by AutoAttack, which resumes after a kill at any moment.
 
-Writes results.json (accuracy after each attack, with its exact 95 % interval, seconds and passes, and every reason to
-doubt the figure), adversarial.npz, hardest.png (the robust images with the smallest margins) and smallest.png (the
-smallest successful perturbations); rows: image, adversarial image, their difference.
+The attacks are first tested within a radius of 0, where they must not move an image. Writes results.json (accuracy
+after each attack, with its exact 95 % interval, seconds and passes, a sentence to cite, and every reason to doubt the
+figure), adversarial.npz, hardest.png (the robust images with the smallest margins) and smallest.png (the smallest
+successful perturbations); rows: image, adversarial image, their difference.
 """
 
 import functools
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
+import arinv
 from arinv import attacks, data, metrics, parallel
 from arinv.attacks.autoattack.standard import check_num_classes
 from arinv.errors import UserError, unknown
@@ -26,8 +28,10 @@ from arinv.ops import norms
 from arinv.ops.images import image_grid
 from arinv.ops.inputs import check_count, check_number
 from arinv.types import LogitsFn
+from arinv.zoo.cards import radius_text
 
-_STATE = "state"  # part of the cache
+_STATE, _SELF_TEST = "state", "self_test"  # parts of the cache
+_SELF_TEST_IMAGES = 8
 _STANDARD = {"num_steps": 100, "num_targets": 9, "num_queries": 5000}
 
 
@@ -100,6 +104,7 @@ def run(run: Run) -> dict[str, Any]:
     for line in filter(None, (assumption, difference)):
         run.report(line)
     cache = run.cache("", encoder.fingerprint, arrays["image"])
+    doubts = _self_test(run, cache, logits_fn, images, labels)
     saved = cache.load(_STATE)
     state = None if saved is None else attacks.AutoAttackState.from_arrays(saved)
     bar = _Bar(config.title, state)
@@ -120,13 +125,27 @@ def run(run: Run) -> dict[str, Any]:
     attacked = len(result.robust)
     images, labels = images[:attacked], labels[:attacked]
     results, adversarial = _results(run, encoder, logits_fn, result, images, labels, index)
-    for message in results["warnings"]:
+    results["warnings"] += doubts
+    for message in (*results["warnings"], results["citation"]):
         run.report(message)
     write_arrays(workdir / "adversarial.npz", adversarial)
     _write_figures(run, logits_fn, adversarial, images, labels)
     results = run.finish(results)
     cache.remove(_STATE)
+    cache.remove(_SELF_TEST)
     return results
+
+
+def _self_test(run: Run, cache: ResultCache, logits_fn: LogitsFn, images: np.ndarray, labels: np.ndarray) -> list[str]:
+    """Returns a message for each attack that moves an image within a radius of 0, tested and reported once."""
+    saved = cache.load(_SELF_TEST)
+    if saved is not None:
+        return saved["messages"].tolist()
+    rows, norm = slice(_SELF_TEST_IMAGES), run.config.attack.norm
+    messages = attacks.check_radius_zero(run.key, logits_fn, images[rows], labels[rows], norm=norm)
+    run.report(f"tested in {norm} within a radius of 0: {' '.join(messages) or 'the attacks move no image'}")
+    cache.save(_SELF_TEST, {"messages": np.array(messages, dtype=str)})
+    return messages
 
 
 def _batches(run: Run) -> dict[str, Any]:
@@ -170,8 +189,7 @@ def _results(
     reclassified = attacks.reclassify(
         logits_fn, images, result.adversarial, labels, buckets=buckets, eps=attack.eps, norm=attack.norm
     )
-    radius_messages = attacks.check_radius_zero(run.key, logits_fn, images[:8], labels[:8], norm=attack.norm)
-    warnings = [*result.messages, *reclassified.messages, *radius_messages]
+    warnings = [*result.messages, *reclassified.messages]
     if reclassified.correct.sum() != result.robust.sum():
         warnings.append(
             f"a second count finds {reclassified.correct.sum()} images robust, the attack {result.robust.sum()}: "
@@ -185,6 +203,7 @@ def _results(
         "autoattack_accuracy": result.robust_accuracy,
         "autoattack_accuracy_95": [low, high],
         "autoattack_accuracy_8bit": float(np.mean(reclassified.correct_8bit)),
+        "citation": _citation(attack, version, result, (low, high)),
         "attack": attack.to_dict(),
         "per_attack": records,
         "seconds": sum(record["seconds"] for record in records.values()),
@@ -208,6 +227,16 @@ def _results(
         "distance": reclassified.distances,
     }
     return results, adversarial
+
+
+def _citation(attack: ConfigDict, version: str, result: attacks.AutoAttackResult, interval: tuple[float, float]) -> str:
+    """Returns the accuracy and what it was measured with, in one sentence."""
+    count, low, high = len(result.robust), *(f"{100 * bound:.1f}%" for bound in interval)
+    return (
+        f"AutoAttack accuracy {100 * result.robust_accuracy:.2f}% (exact 95% interval {low} to {high}) in "
+        f"{radius_text(attack)} on {count:,} images, {result.robust.sum():,} of them robust, clean accuracy "
+        f"{100 * result.clean_accuracy:.2f}%; version: {version}; arinv {arinv.__version__}."
+    )
 
 
 def _version(attack: ConfigDict, count: int, available: int) -> str:

@@ -91,16 +91,21 @@ def test_minibatch_deviation_groups_example_i_with_i_modulo_the_groups(key):
         minibatch_deviation(jnp.zeros((6, 2, 2, 3)))
 
 
+def convolve(x, params, *, gain=2**0.5):
+    """The convolution of x [B, H, W, C] by a kernel of odd size, scaled by gain / sqrt(fan-in), with its bias."""
+    kernel, side = np.asarray(params["kernel"]), len(params["kernel"]) // 2
+    padded = np.pad(x, ((0, 0), (side, side), (side, side), (0, 0)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, kernel.shape[:2], axis=(1, 2))  # [B, H, W, C, i, j]
+    sums = np.einsum("bhwcij,ijco->bhwo", windows, kernel)
+    return sums * (gain / math.sqrt(math.prod(kernel.shape[:3]))) + np.asarray(params["bias"])
+
+
 def test_equalized_kernels_are_scaled_in_the_forward_pass(key):
     x = np.asarray(jax.random.normal(key, (2, 4, 4, 3)))
     conv = EqualizedConv(5)
     variables = conv.init(key, x)
-    kernel = np.asarray(variables["params"]["kernel"])
-    assert 0.8 < kernel.std() < 1.2
-    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(1, 2))  # [B, H, W, C, 3, 3]
-    expected = np.einsum("bhwcij,ijco->bhwo", windows, kernel) * math.sqrt(2 / 27)
-    np.testing.assert_allclose(conv.apply(variables, x), expected, atol=1e-5)
+    assert 0.8 < np.std(variables["params"]["kernel"]) < 1.2
+    np.testing.assert_allclose(conv.apply(variables, x), convolve(x, variables["params"]), atol=1e-5)
     dense = EqualizedDense(4, gain=1.0)
     variables = dense.init(key, x[:, 0, 0])
     expected = x[:, 0, 0] @ np.asarray(variables["params"]["kernel"]) / math.sqrt(3)
@@ -116,30 +121,62 @@ def means(x):
     return x.reshape(x.shape[0], x.shape[1] // 2, 2, x.shape[2] // 2, 2, -1).mean(axis=(2, 4))
 
 
+def leaky(x):
+    return np.where(x > 0, x, 0.2 * x)
+
+
+def normalized(x):
+    return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-8)
+
+
 def grown(network, inputs, larger_inputs):
-    """A network of 8 px with its output, and the network of 16 px that has grown from it, as a function of the fade."""
+    """A network of 8 px with its output, and that of 16 px that has grown from it.
+
+    Returns:
+      The output at 8 px, the parameters at 16 px, and a function of the fade that returns the output at 16 px with what
+      each convolution returns.
+    """
     small, large = network(8, **SMALL), network(16, **SMALL)
     before = jax.jit(small.init)(jax.random.key(1), inputs)
     after = grow(jax.jit(large.init)(jax.random.key(2), larger_inputs), before)
-    return small.apply(before, inputs), jax.jit(lambda fade: large.apply(after, larger_inputs, fade))
+
+    @jax.jit
+    def apply(fade):
+        output, collections = large.apply(after, larger_inputs, fade, capture_intermediates=True)
+        layers = {name: x for name, x in collections["intermediates"].items() if name != "__call__"}
+        return output, {name: x["__call__"][0] for name, x in layers.items()}
+
+    return small.apply(before, inputs), after["params"], apply
 
 
 @pytest.mark.long
 def test_generator_fades_from_the_enlarged_image_to_its_own(key):
     latents = jax.random.normal(key, (4, 6))
-    images, apply = grown(ProgressiveGenerator, latents, latents)
-    new = apply(1.0)
-    assert np.abs(new - enlarge(images)).max() > 1e-3
-    for fade in (0.0, 0.25):
-        np.testing.assert_allclose(apply(fade), (1 - fade) * enlarge(images) + fade * np.asarray(new), atol=1e-5)
+    images, params, apply = grown(ProgressiveGenerator, latents, latents)
+    for fade in (0.0, 0.25, 1.0):
+        output, features = apply(fade)
+        last = normalized(leaky(np.asarray(features["conv16_1"])))
+        new = (convolve(last, params["rgb16"], gain=1.0) + 1) / 2
+        assert np.abs(new - enlarge(images)).max() > 1e-2
+        np.testing.assert_allclose(output, (1 - fade) * enlarge(images) + fade * new, atol=1e-5)
 
 
 @pytest.mark.long
 def test_discriminator_fades_from_the_one_of_half_the_size(key):
+    """The features that enter the blocks of 8 px, and at a fade of 0 the scores: those of the small network."""
     images = jax.random.uniform(key, (4, 16, 16, 3))
-    scores, apply = grown(ProgressiveDiscriminator, means(images), images)
-    np.testing.assert_allclose(apply(0.0), scores, rtol=1e-4, atol=1e-6)
-    assert np.abs(apply(0.25) - scores).max() > 1e-5 and np.abs(apply(0.25) - apply(1.0)).max() > 1e-5
+    scores, params, apply = grown(ProgressiveDiscriminator, means(images), images)
+    before = leaky(convolve(2 * means(images) - 1, params["rgb8"]))
+    new = leaky(convolve(2 * np.asarray(images) - 1, params["rgb16"]))
+    new = leaky(convolve(new, params["conv16_0"]))
+    new = leaky(means(convolve(new, params["conv16_1"])))
+    assert np.abs(new - before).max() > 0.1
+    for fade in (0.0, 0.25, 1.0):
+        output, features = apply(fade)
+        expected = convolve((1 - fade) * before + fade * new, params["conv8_0"])
+        np.testing.assert_allclose(features["conv8_0"], expected, atol=1e-5)
+        if fade == 0:
+            np.testing.assert_allclose(output, scores, rtol=1e-4, atol=1e-6)
 
 
 def test_images_fade_from_their_means(key):

@@ -309,6 +309,24 @@ def test_max_pool_with_padding_and_gradient_equal_linen(key):
         assert_close(result, expected)
 
 
+@pytest.mark.parametrize(
+    ("flags", "scatters"),
+    [
+        ("", True),
+        ("--xla_gpu_deterministic_ops=true", False),
+        ("--xla_cpu_x=1 --xla_gpu_exclude_nondeterministic_ops", False),
+        ("--xla_gpu_deterministic_ops=false", True),
+    ],
+)
+def test_max_pool_has_a_deterministic_gradient_where_xla_s_flags_ask_for_it(monkeypatch, flags, scatters):
+    """As on a GPU, whose compiler refuses select-and-scatter then."""
+    monkeypatch.setattr(conv, "use_rewrites", lambda: False)
+    monkeypatch.setattr(pooling, "use_rewrites", lambda: False)
+    monkeypatch.setenv("XLA_FLAGS", flags)
+    gradient = jax.grad(lambda x: jnp.sum(pooling.max_pool(x, 3, 2)))
+    assert ("select_and_scatter" in str(jax.make_jaxpr(gradient)(jnp.ones((1, 7, 7, 2))))) == scatters
+
+
 @pytest.mark.parametrize("window", [2, 3])
 def test_max_pool_after_relu_has_plain_gradient(key, window):
     x = normal(key, 2, 9, 9, 4) - 1.0  # most windows hold several zeros after the ReLU

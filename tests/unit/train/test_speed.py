@@ -3,6 +3,7 @@
 import functools
 import json
 import time
+import types
 
 import jax
 import jax.numpy as jnp
@@ -173,6 +174,31 @@ def test_speed_excludes_evaluations():
     with watch.paused():  # from 2 to 50
         pass
     assert watch.rates() == {"images_per_second": 10.0, "waiting_for_input": 0.0, "mfu": 0.1}  # at 53
+
+
+@pytest.mark.parametrize(
+    ("lines", "shown"),
+    [
+        ([(2, 8, 8), (4, 8, 1), (8, 20, 20)], "step 4: the input is the bottleneck: the devices waited for it 56%"),
+        ([(4, 20, 5), (8, 20, 5)], ""),  # a quarter
+        ([(4, 4, 4), (5, 8, 8)], "step 5: the input is the bottleneck: the devices waited for it 100%"),  # short epochs
+        ([(3, 60, 60)], ""),  # not yet an epoch
+    ],
+)
+def test_input_that_is_the_bottleneck_is_named_once(lines, shown, capsys):
+    """Lines of the log at a step, after so many seconds, of which so many were waited; epochs of four steps."""
+    seconds = [0.0]
+    bar = types.SimpleNamespace(n=0, set_postfix_str=lambda *_, **__: None)
+    writer = types.SimpleNamespace(scalars=lambda *_: None)
+    with speed.Speed(clock=lambda: seconds[0]) as watch:
+        log = loop._Log("inverter", bar, writer, None, {}, watch, steps_per_epoch=4)
+        for step, passed, waited in lines:
+            watch._images, watch._waited = 10, waited
+            seconds[0] += passed
+            log(step, {})
+    errors = capsys.readouterr().err
+    assert errors.count("bottleneck") == bool(shown) and shown in errors
+    assert not shown or "data.num_workers), smaller images (arinv resize), fewer px (data.image_size)" in errors
 
 
 def test_show_formats_rates_and_memory():
