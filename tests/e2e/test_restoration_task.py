@@ -1,5 +1,6 @@
 """The restoration task and the training of autoencoders: files, resuming, and mistakes in one line."""
 
+import io
 import json
 
 import jax
@@ -8,10 +9,11 @@ import numpy as np
 import optax
 import pytest
 from PIL import Image
+from prepared_tfds import prepare_faces
 from untrained import write_aegan, write_autoencoder, write_gan
 
 import arinv
-from arinv import main, models
+from arinv import data, main, models
 from arinv.apps.restoration import methods, restore_images
 from arinv.apps.restoration import restoration as task
 from arinv.errors import UserError
@@ -23,7 +25,7 @@ from arinv.ops.degradations import build_operator, image_keys
 from arinv.tasks import TASKS
 from arinv.train import autoencoder, gan, training
 from configs import autoencoder as autoencoder_config
-from configs import restoration, restore, truth_table, volume
+from configs import classifier, restoration, restore, truth_table, volume
 
 
 @pytest.fixture(scope="module")
@@ -289,6 +291,27 @@ def test_volume_stacks_the_slices_of_a_restoration(restored, tmp_path):
         assert sheet.width > 96 * 4
     config.restoration = str(restored)
     with pytest.raises(UserError, match="images in color; a volume is stacked from grey slices"):
+def test_classifier_of_an_attribute_is_trained_on_a_window_of_faces(tmp_path):
+    """Outside the published window the images are black, inside as bright as their number."""
+
+    def face(index):
+        image, buffer = Image.new("RGB", (178, 218)), io.BytesIO()
+        image.paste((10 * index,) * 3, (25, 57, 153, 185))
+        image.save(buffer, "PNG")
+        return buffer.getvalue()
+
+    prepare_faces(tmp_path / "tfds", "celeb_a", face, count=24, splits=("train", "test"))
+    config = classifier.get_config(f"dataset=celeb_a,data_dir={tmp_path}/tfds,image_size=16,smoke=True")
+    unlabeled = Run(config, tmp_path / "eyeglasses", TASKS)
+    assert data.load_arrays(unlabeled.open_data("train"))["image"].min(axis=(1, 2, 3)).tolist() == [*range(0, 160, 10)]
+    with pytest.raises(UserError, match="has one class.*by data.label, such as attributes/Eyeglasses"):
+        main.run(config, tmp_path / "eyeglasses")
+    config.data.label = "attributes/Eyeglasses"
+    main.run(config, tmp_path / "eyeglasses")
+    trained = arinv.load(tmp_path / "eyeglasses")
+    assert trained.description["class_names"] == ["no Eyeglasses", "Eyeglasses"]
+
+
         main.run(config, tmp_path / "color")
 
 
