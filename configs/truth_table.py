@@ -15,7 +15,7 @@ Without
 restoration= that is run first, with its networks (configs/restoration.py).
 
 Arguments: dtype and smoke; of a restoration that is run networks, options, gan, autoencoder, aegan, encoder,
-metric_encoder, operator, operator_options, dataset, classes, data_dir, on_bad_image and image_size of
+layer, metric_encoder, operator, operator_options, dataset, classes, data_dir, on_bad_image and image_size of
 configs/restoration.py; and
   restoration  workdir of a finished restoration, whose own arguments hold; empty: one is run
   attribute    workdir of a classifier or zoo:NAME; or brightness, contrast or edges

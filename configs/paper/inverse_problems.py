@@ -9,7 +9,9 @@ from ml_collections import ConfigDict
 from configs import arguments, autoencoder, restoration, tasks
 from configs.paper import setting
 
-_FIXED = {"autoencoder": "", "aegan": "", "operator": "identity", "operator_options": "", "on_bad_image": "error"}
+_FIXED = {
+    "autoencoder": "", "aegan": "", "layer": "", "operator": "identity", "operator_options": "", "on_bad_image": "error"
+}  # fmt: skip
 # Arguments of every table, besides those that only some have.
 _ARGUMENTS = {
     "scale": "small",

@@ -87,10 +87,31 @@ def test_restoration_writes_every_method(restored):
 
 def test_features_of_grey_images_are_those_of_equal_channels(untrained):
     encoder = arinv.load(untrained / "robust_encoder")
-    encode = methods._encode_fn("features", {"features": encoder})
+    inverter = arinv.load(untrained / "robust_inverter")
     grey = jax.random.uniform(jax.random.key(0), (2, 16, 16, 1))
-    rgb = jnp.broadcast_to(grey, (2, 16, 16, 3))
-    np.testing.assert_allclose(encode(grey), encoder.features_fn(rgb)["conv5"], rtol=1e-5, atol=1e-6)
+    features = encoder.features_fn(jnp.broadcast_to(grey, (2, 16, 16, 3)))
+    for network, layer, own in (
+        (encoder, "", "conv5"), (encoder, "conv2", "conv2"), (inverter, "", inverter.layer), (inverter, "fc6", "fc6"),
+    ):  # fmt: skip
+        encode = methods._encode_fn("features", {"features": network}, layer)
+        np.testing.assert_allclose(encode(grey), features[own], rtol=1e-5, atol=1e-5)
+
+
+def test_restoration_compares_the_features_of_a_layer(networks, untrained, restored, tmp_path):
+    config = restoration.get_config(
+        f"smoke=True,image_size=16,operator=mask,gan={networks}/gan,autoencoder={networks}/autoencoder,"
+        f"encoder={untrained}/robust_encoder,layer=conv1"
+    ).stages.restoration
+    config.batch_size, config.methods = 8, ("features",)
+    main.run(config, tmp_path / "conv1")
+    conv1, conv5 = (read_arrays(place / "restored.npz")["features"] for place in (tmp_path / "conv1", restored))
+    assert (conv1 != conv5).any()
+    config.layer = "conv9"
+    with pytest.raises(UserError, match="unknown layer of alexnet_small 'conv9'; known: conv1"):
+        main.run(config, tmp_path / "conv9")
+    for module in (restoration, restore):
+        with pytest.raises(ValueError, match="layer=conv1 needs encoder="):
+            module.get_config("layer=conv1")
 
 
 def test_restoration_resumes_to_the_same_results(networks, untrained, restored, tmp_path, monkeypatch):
@@ -270,27 +291,6 @@ def test_truth_table_counts_a_class_and_a_statistic(restored, untrained, tmp_pat
         main.run(config, tmp_path / "other")
 
 
-def test_volume_stacks_the_slices_of_a_restoration(restored, tmp_path):
-    true = np.full((6, 8, 8, 1), 200, np.uint8)
-    true[2:4, 2:4, 2:4] = 20
-    invented = true.copy()
-    invented[0, 6, 6] = 20
-    folder = tmp_path / "restoration"
-    folder.mkdir()
-    np.savez(folder / "restored.npz", image=true, generative_encoder=true, invertgan=invented)
-    (folder / "results.json").write_text("{}")
-    config = volume.get_config("smoke=True").stages.volume
-    config.restoration = str(folder)
-    main.run(config, tmp_path / "volume")
-    entries = json.loads((tmp_path / "volume" / "results.json").read_text())["entries"]
-    assert entries["generative_encoder"]["porosity_error"] == entries["generative_encoder"]["invented"] == 0
-    assert entries["invertgan"]["invented"] == entries["invertgan"]["invented_pores"] == 1
-    assert entries["invertgan"]["porosity_error"] == pytest.approx(1 / 384)
-    assert "synthetic" in (tmp_path / "volume" / "table.md").read_text()
-    with Image.open(tmp_path / "volume" / "cuts.png") as sheet:
-        assert sheet.width > 96 * 4
-    config.restoration = str(restored)
-    with pytest.raises(UserError, match="images in color; a volume is stacked from grey slices"):
 def test_classifier_of_an_attribute_is_trained_on_a_window_of_faces(tmp_path):
     """Outside the published window the images are black, inside as bright as their number."""
 
@@ -312,6 +312,27 @@ def test_classifier_of_an_attribute_is_trained_on_a_window_of_faces(tmp_path):
     assert trained.description["class_names"] == ["no Eyeglasses", "Eyeglasses"]
 
 
+def test_volume_stacks_the_slices_of_a_restoration(restored, tmp_path):
+    true = np.full((6, 8, 8, 1), 200, np.uint8)
+    true[2:4, 2:4, 2:4] = 20
+    invented = true.copy()
+    invented[0, 6, 6] = 20
+    folder = tmp_path / "restoration"
+    folder.mkdir()
+    np.savez(folder / "restored.npz", image=true, generative_encoder=true, invertgan=invented)
+    (folder / "results.json").write_text("{}")
+    config = volume.get_config("smoke=True").stages.volume
+    config.restoration = str(folder)
+    main.run(config, tmp_path / "volume")
+    entries = json.loads((tmp_path / "volume" / "results.json").read_text())["entries"]
+    assert entries["generative_encoder"]["porosity_error"] == entries["generative_encoder"]["invented"] == 0
+    assert entries["invertgan"]["invented"] == entries["invertgan"]["invented_pores"] == 1
+    assert entries["invertgan"]["porosity_error"] == pytest.approx(1 / 384)
+    assert "synthetic" in (tmp_path / "volume" / "table.md").read_text()
+    with Image.open(tmp_path / "volume" / "cuts.png") as sheet:
+        assert sheet.width > 96 * 4
+    config.restoration = str(restored)
+    with pytest.raises(UserError, match="images in color; a volume is stacked from grey slices"):
         main.run(config, tmp_path / "color")
 
 
