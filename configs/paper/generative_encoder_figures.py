@@ -127,7 +127,7 @@ def _eyeglasses_stages(args, generator):
     """Returns the training of a classifier of eyeglasses, and reconstructions of training images with eyeglasses."""
     attribute = "attributes/Eyeglasses"
     config = restoration.task(args, generator, "stage:identity_autoencoder")
-    config.methods = ("generative_encoder", "invertgan")
+    config.methods, config.metric_encoder = ("generative_encoder", "invertgan"), ""  # they are counted, not measured
     config.data.label, config.data.classes = attribute, (1,)
     config.data.test_split, config.data.num_test = config.data.train_split, _NUM_EYEGLASSES
     return {
