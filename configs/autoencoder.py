@@ -8,7 +8,7 @@ Arguments: dataset, classes, data_dir, on_bad_image, dtype and smoke of configs/
   networks     conv, the published ConvAE; aegan, an autoencoder whose decoder is the generator of a progressive GAN and
                is trained with its discriminator, at the full size at once
   latent_size  length of the codes; 0: the published 256, or 512 of aegan
-  options      of aegan: base_width:256+max_width:64, learned_variance:true (of the codes; else 1)
+  options      of aegan: base_width:256+max_width:64, learned_variance:false (codes of variance 1)
   gan          workdir of a GAN (configs/gan.py), whose images are half of each batch; empty: images alone; not of aegan
   operator, operator_options  of configs/restoration.py
   image_size   side of the images, in pixels
@@ -76,7 +76,7 @@ def aegan(args, *, title):
     config.autoencoder = {
         "networks": "aegan",
         "latent_size": 0,
-        "options": {"learned_variance": False, **arguments.options(options)},
+        "options": {"learned_variance": True, **arguments.options(options)},
     }
     # 1 for images in [-1, 1], which the paper's are; squared errors of images in [0, 1] are a quarter of theirs.
     config.loss = {"adversarial": 1.0, "reconstruction": 4.0, "divergence": 1.0, "restoration": 4 * _restoration(args)}

@@ -11,7 +11,8 @@ Arguments:
                 resnet18_imagenet, resnet34_imagenet, resnet50_imagenet, resnet101_imagenet, wide_resnet50_2, vgg16,
                 vgg16_bn, vgg19, wrn28_10, wrn28_10_silu, wrn34_10 or wrn70_16_silu
   options       of the encoder, such as width:16 or dense_width:512+head_side:1
-  dataset       photos (in the package), cifar10, cats_vs_dogs, imagenet2012, tfds:NAME, folder:PATH or npz:PATH
+  dataset       photos (in the package), cifar10, cats_vs_dogs, imagenet2012, celeb_a, lsun_church, tfds:NAME,
+                folder:PATH, npz:PATH, blobs or volume:PATH
   classes       labels to keep, such as 151-293 or 3+5, renumbered from 0; empty: all
   extra         a second source of training images, half of every batch, such as npz:PATH
   data_dir      where TFDS datasets are; empty: their default
@@ -26,7 +27,8 @@ Arguments:
 Fields that are often set: num_epochs, batch_size, attack.num_steps, attack.step_size (0: 2.5 eps / num_steps),
 attack_warmup_epochs (over which eps grows), ema_decay (of a moving average of the weights), watch.action (notice,
 switch or ignore catastrophic overfitting), recipe.options.weighting (gairat: tanh, sigmoid or discrete),
-optimizer.schedule.learning_rate, data.num_train and data.num_test (0: all images), log.profile_steps, steps_per_call.
+optimizer.schedule.learning_rate, data.num_train and data.num_test (0: all images), data.label
+(of a TFDS dataset the feature that is the label, such as attributes/Eyeglasses), log.profile_steps, steps_per_call.
 """
 
 from configs import arguments, encoders, tasks

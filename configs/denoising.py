@@ -109,6 +109,7 @@ def evaluate_denoising(args, denoisers, *, metric_encoder):
         "name": "+".join(one.name for one in sets),
         "splits": tuple(one.test_split for one in sets),
         "image_size": _SMALLEST_SIDE if args.smoke else 256,
+        "label": next((one.label for one in sets if one.label), ""),  # none is read
         "data_dir": args.data_dir,
         "on_bad_image": args.on_bad_image,
         "num_images": 2 if args.smoke else 0,

@@ -18,7 +18,8 @@ of configs/classifier.py, and
   metric_encoder  workdir of a classifier or zoo:NAME, whose features FID compares at its image size; empty: no FID
 
 Stages: of networks that grow size4, size8_fade, size8, size16_fade, ...; else gan. Fields that are often set:
-stages.*.num_steps, .batch_size, .ema_decay, .game (name, penalty, drift; ratio and rate of began).
+stages.*.num_steps, .batch_size, .ema_decay, .game (name, penalty, drift; ratio and rate of began). The learning rate of
+began is halved every 100,000 steps, not below 2e-5: the default has 37,500.
 """
 
 from configs import arguments, tasks
@@ -34,11 +35,12 @@ _STAGE_IMAGES = 600_000  # Karras et al. 2018, section A.1
 _BATCH = {4: 128, 8: 128, 16: 128, 32: 64, 64: 32, 128: 16}
 _GAME = {"penalty": 10.0, "drift": 1e-3, "ratio": 0.5, "rate": 1e-3}
 _ADAM = {"name": "adam", "max_gradient_norm": 0.0}
+# As in a public implementation of BEGAN.
+_HALVED = {"name": "staircase", "learning_rate": 8e-5, "every_steps": 100_000, "factor": 0.5, "floor": 2e-5}
 # networks -> game, optimizer, and batch size where it does not follow the image size
 _RECIPES = {
     "progressive": ("wasserstein_gp", _ADAM | {"b1": 0.0, "b2": 0.99}, {"name": "constant", "learning_rate": 1e-3}, 0),
-    # The rate is halved every 100,000 steps of 16 images, not below 2e-5.
-    "began": ("equilibrium", _ADAM | {"b1": 0.9, "b2": 0.999}, {"name": "constant", "learning_rate": 8e-5}, 16),
+    "began": ("equilibrium", _ADAM | {"b1": 0.9, "b2": 0.999}, _HALVED, 16),
     "dcgan": ("logistic", _ADAM | {"b1": 0.5, "b2": 0.999}, {"name": "constant", "learning_rate": 2e-4}, 128),
 }
 _SIZES = {"progressive": (32, 8), "began": (64, 16), "dcgan": (64, 16)}  # image size, and that of a smoke run

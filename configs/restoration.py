@@ -14,8 +14,9 @@ Arguments: dataset, classes, data_dir, on_bad_image, dtype and smoke of configs/
   gan          workdir of a GAN, which is used instead of a new one
   autoencoder  workdir of an autoencoder (configs/autoencoder.py), which is used instead of a new one
   aegan        workdir of an AEGAN (configs/autoencoder.py:networks=aegan), one more method; empty: none
-  encoder      workdir of a classifier or an inverter, or zoo:NAME, whose features a further search compares: at the
-               classifier's default layer, or at the inverter's
+  encoder      workdir of a classifier or an inverter, or zoo:NAME, whose features a further search compares
+  layer        of these features, any layer of the encoder (configs/README.md); empty: that which the inverter
+               inverts, or the classifier's default
   metric_encoder  workdir of a classifier or zoo:NAME, whose features FID compares; empty: no FID
   operator     identity, noise, multiplicative_noise, mask, blur, downsample or sensing
   operator_options  sigma of the noises; share of mask; sigma and window of blur, such as sigma:1.5+window:7; factor of
@@ -24,8 +25,8 @@ Arguments: dataset, classes, data_dir, on_bad_image, dtype and smoke of configs/
 
 Stages: those of the GAN, autoencoder, restoration. Fields that are often set: stages.restoration.solver (num_steps,
 learning_rate, penalty, threshold: images whose loss is below it are not updated further, num_starts: of which the best
-is used), .methods, .curve_steps (of the errors in results.json) and .data.num_test (64); stages.size*.num_steps,
-stages.autoencoder.num_epochs.
+is used), .methods, .curve_steps (of the errors in results.json) and .data.num_test (64; 0: all);
+stages.size*.num_steps, stages.autoencoder.num_epochs.
 """
 
 from ml_collections import ConfigDict
@@ -39,6 +40,7 @@ ARGUMENTS = {
     "autoencoder": "",
     "aegan": "",
     "encoder": "",
+    "layer": "",
     "metric_encoder": "",
     "operator": "identity",
     "operator_options": "",
@@ -59,12 +61,26 @@ def parse(arg, **defaults):
       **defaults: every argument with its default.
 
     Raises:
-      ValueError: options of a GAN that is not trained, or as `arguments.parse`.
+      ValueError: options of a GAN that is not trained, a layer without an encoder, or as `arguments.parse`.
     """
     args = arguments.parse(arg, **defaults)
     if args.gan and args.options:
         raise ValueError(f"options={args.options} has no effect on gan={args.gan}; leave it out")
+    check_layer(args)
     return args
+
+
+def check_layer(args):
+    """Checks that a layer is that of an encoder.
+
+    Args:
+      args: parsed arguments; encoder and layer are read.
+
+    Raises:
+      ValueError: a layer without an encoder.
+    """
+    if args.layer and not args.encoder:
+        raise ValueError(f"layer={args.layer} needs encoder=, the network whose features are compared")
 
 
 def stages(args, *, prefix=""):
@@ -116,7 +132,8 @@ def task(args, generator, encoder, *, aegan=""):
     config.latent_size = 0  # that the GAN must have; 0: any
     config.metric_encoder = args.metric_encoder
     config.curve_steps = (0, 100, 400, 1000, 1400)
-    config.data = tasks.generative_data(ConfigDict({**args.to_dict(), "num_test": 64}))
+    config.data = tasks.generative_data(args)
+    config.data.num_test = 64
     config.batch_size = 64
     if args.smoke:
         tasks.shorten(config)
@@ -128,7 +145,7 @@ def search(args, name, *, networks):
     """Returns the fields that tasks of restoration share: networks, operator and solver.
 
     Args:
-      args: parsed arguments; encoder, operator, operator_options and dtype are read.
+      args: parsed arguments; encoder, layer, operator, operator_options and dtype are read.
       name: name of the task.
       networks: workdirs of a GAN, an autoencoder and an AEGAN, or "stage:NAME"; empty for none.
     """
@@ -136,6 +153,7 @@ def search(args, name, *, networks):
     config.task = name
     config.gan, config.autoencoder, config.aegan = networks
     config.encoders = {"features": args.encoder} if args.encoder else {}
+    config.layer = args.layer  # of the encoders
     config.operator = tasks.operator(args)
     config.solver = {"num_steps": 1400, "learning_rate": 0.1, "penalty": 0.0, "threshold": 0.0, "num_starts": 1}
     return config

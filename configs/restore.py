@@ -10,7 +10,7 @@ these (configs/gan.py:dataset=folder:/my/images), the autoencoder of the operato
 method, overview.png, report.html and restorations.csv. A run that was killed resumes.
 
 Arguments:
-  gan, autoencoder, aegan, encoder, operator, operator_options  of configs/restoration.py; without autoencoder=
+  gan, autoencoder, aegan, encoder, layer, operator, operator_options  of configs/restoration.py; without autoencoder=
                 invertGAN restores alone
   images        an image file, a folder, or photos (or photos:NAME+NAME): the photographs in scikit-image
   mask          with operator=mask an image file that is black where the images are missing, instead of random blocks
@@ -30,6 +30,7 @@ _OWN = {
     "autoencoder": "",
     "aegan": "",
     "encoder": "",
+    "layer": "",
     "operator": "identity",
     "operator_options": "",
     "images": "",
@@ -46,6 +47,7 @@ def get_config(arg=None):
     args = arguments.parse(arg, **_OWN)
     if args.encoder and not args.gan:
         raise ValueError(f"encoder={args.encoder} needs gan=, the generator whose images are searched for")
+    restoration.check_layer(args)
     config = restoration.search(args, "restore", networks=(args.gan, args.autoencoder, args.aegan))
     searches = ("invertgan", *(["generative_encoder"] if args.autoencoder else []), *config.encoders)
     config.methods = (

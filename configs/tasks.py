@@ -41,26 +41,38 @@ def common(args: ConfigDict, title: str) -> ConfigDict:
     )
 
 
+# Short names of datasets -> names.
+_NAMES = {
+    **{name: f"tfds:{name}" for name in ("cifar10", "cats_vs_dogs", "imagenet2012", "celeb_a")},
+    "lsun_church": "tfds:lsun/church_outdoor",
+}
+# Of a short name: the window of its images (Generative Encoder, section 4.1).
+_WINDOWS = {"celeb_a": (89, 121, 128)}
+_UNLABELED = ("tfds:celeb_a", "tfds:lsun/church_outdoor")
+
+
 def data(args: ConfigDict, name: str = "") -> ConfigDict:
     """Returns the data fields of a task.
 
     Args:
       args: parsed arguments; encoder, image_size, classes, extra, data_dir, on_bad_image, num_train and num_test are
         read where they exist. An image_size of 0 is the encoder's, num_train or num_test of 0 all images.
-      name: name of the dataset: "photos", "tfds:NAME", "folder:PATH", "npz:PATH", or short: "cifar10", "cats_vs_dogs",
-        "imagenet2012"; empty for args.dataset.
+      name: name of the dataset: "photos", "tfds:NAME", "folder:PATH", "npz:PATH", "blobs", "volume:PATH", or short:
+        "cifar10", "cats_vs_dogs", "imagenet2012", "celeb_a", "lsun_church"; empty for args.dataset.
     """
-    name = name or args.dataset
-    if name in ("cifar10", "cats_vs_dogs", "imagenet2012"):
-        name = f"tfds:{name}"
+    short = name or args.dataset
+    name = _NAMES.get(short, short)
     train, test = _SPLITS.get(name, ("train", "test"))
     return ConfigDict(
         {
             "name": name,
             "data_dir": args.get("data_dir", ""),
             "image_size": args.get("image_size", 0) or encoders.image_size(args.encoder),
-            "resize": "squash",
+            # LSUN's center, as pGAN reads it; squash, the whole image, is what the Generative Encoder states.
+            "resize": "crop" if name.startswith("tfds:lsun") else "squash",
             "resized_crop": {},  # of training images: options of data.train_batches
+            "window": _WINDOWS.get(short, ()),  # x and y of the center and side, in stored pixels; empty: whole images
+            "label": "none" if name in _UNLABELED else "",  # feature of a TFDS dataset; empty: label or labels
             "train_split": train,
             "test_split": test,
             "num_train": args.get("num_train", 0),
@@ -73,27 +85,19 @@ def data(args: ConfigDict, name: str = "") -> ConfigDict:
     )
 
 
-# Sets of images that have no labels: short name -> name, and window of the images (Generative Encoder, section 4.1).
-_UNLABELED = {"celeb_a": ("tfds:celeb_a", (89, 121, 128)), "lsun_church": ("tfds:lsun/church_outdoor", ())}
+def generative_data(args: ConfigDict) -> ConfigDict:
+    """Returns the data fields of a task on a generator of images: those of `data`, and the number of channels.
 
-
-def generative_data(args: ConfigDict, name: str = "") -> ConfigDict:
-    """Returns the data fields of a task on a generator of images: those of data, and channels, window and label.
+    Encoders take RGB, generators grey images too.
 
     Args:
-      args: see data.
-      name: see data; also "celeb_a", "lsun_church", "blobs" and "volume:PATH".
+      args: see `data`.
     """
-    name, window = _UNLABELED.get(name or args.dataset, (name or args.dataset, ()))
-    config = data(args, name)
-    if name.startswith("tfds:lsun"):
-        config.resize = "crop"  # as pGAN does; squash, the whole image, as the Generative Encoder
-    is_volume = name.partition(":")[0] in ("blobs", "volume")
+    config = data(args)
+    is_volume = config.name.partition(":")[0] in ("blobs", "volume")
     config.channels = 1 if is_volume else 3
     if is_volume:
         config.classes = ()  # those of slices are their axes
-    config.window = window  # x and y of the center and side, in pixels of the stored images; empty: whole images
-    config.label = "none" if name in dict(_UNLABELED.values()) else ""  # feature of a TFDS dataset; empty: label
     return config
 
 

@@ -5,11 +5,17 @@
     python -m arinv --config=configs/truth_table.py:restoration=runs/faces/restoration,attribute=runs/eyeglasses \
         --workdir=runs/eyeglasses_table --config.stages.truth_table.label=1
 
-The attribute is a class of a classifier, or brightness, contrast or edges of a region above a threshold. Without
+The attribute is a class of a classifier, or brightness, contrast or edges of a region above a threshold. The second
+command's classifier is one of eyeglasses, of the size of the restored images:
+
+    python -m arinv --config=configs/classifier.py:encoder=resnet18_imagenet,dataset=celeb_a,image_size=128 \
+        --workdir=runs/eyeglasses --config.data.label=attributes/Eyeglasses
+
+Without
 restoration= that is run first, with its networks (configs/restoration.py).
 
 Arguments: dtype and smoke; of a restoration that is run networks, options, gan, autoencoder, aegan, encoder,
-metric_encoder, operator, operator_options, dataset, classes, data_dir, on_bad_image and image_size of
+layer, metric_encoder, operator, operator_options, dataset, classes, data_dir, on_bad_image and image_size of
 configs/restoration.py; and
   restoration  workdir of a finished restoration, whose own arguments hold; empty: one is run
   attribute    workdir of a classifier or zoo:NAME; or brightness, contrast or edges

@@ -5,8 +5,8 @@
 
 The slices across axis 0 of the test part of the volume are restored one by one. blobs is synthetic, not a scan.
 
-Arguments: networks, options, gan, autoencoder, aegan, encoder, operator, operator_options, image_size, dtype and smoke
-of configs/restoration.py, and
+Arguments: networks, options, gan, autoencoder, aegan, encoder, layer, operator, operator_options, image_size, dtype and
+smoke of configs/restoration.py, and
   volume  blobs; or volume:PATH, of a .npy or .npz file [D, H, W] or a folder of slices, of which the last fifth is the
           test part
 

@@ -40,6 +40,7 @@ from arinv.main import run
 from arinv.ops.images import to_float
 from arinv.plan import plan
 from arinv.tasks import TASKS
+from arinv.train.training import published_info
 from arinv.zoo import cards
 
 README = pathlib.Path(__file__).resolve().parents[1] / "README.md"
@@ -469,13 +470,12 @@ def _training(workdir: pathlib.Path) -> dict[str, Any]:
     costs = [*plan.plan_stages(configs, TASKS, plan.Assumptions())]
     [*_, config], steps = configs.values(), [cost["run"]["steps"] for cost in costs]
     fields = config.data
-    info = data.published(fields.name, fields.train_split, image_size=fields.image_size)
     optional = ("attack", "recipe", "ema_decay", "loss", "attack_warmup_epochs", "game", "operator")
     return {
         "task": config.task,
         "data": fields.name,
         "classes": list(fields.classes),
-        "num_train": fields.num_train or (info.num_examples if info else None),
+        "num_train": published_info(config).num_examples or None,
         "epochs": round(steps[-1] / costs[-1]["run"]["steps_per_epoch"], 2),
         "steps": sum(steps),
         "stages": len(steps),

@@ -75,6 +75,7 @@ SCHEMES: dict[str, Scheme] = {
         "NAME",
         options=("data_dir", "window", "label"),
         published=tfds.PUBLISHED,
+        class_advice=tfds.class_advice,
         slow_labels=True,
         reduces_large_images=True,
     ),

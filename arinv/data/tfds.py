@@ -17,8 +17,8 @@ from arinv.data.source import Published, SourceInfo, check_index
 from arinv.errors import UserError, unknown
 
 PUBLISHED = {
-    # One class where no attribute is the label.
-    "celeb_a": Published(1, {"train": 162_770, "validation": 19_867, "test": 19_962}),
+    # Two classes of an attribute; without a label one.
+    "celeb_a": Published(2, {"train": 162_770, "validation": 19_867, "test": 19_962}),
     "lsun/church_outdoor": Published(1, {"train": 126_227, "validation": 300}),
     "cats_vs_dogs": Published(2, {"train": 23_262}),
     "cifar10": Published(10, {"train": 50_000, "test": 10_000}, side=32),
@@ -144,6 +144,15 @@ class Tfds:
         if label not in self._numbers:
             raise UserError(f"{name} has the label {label}, which is not one of the {len(self._numbers)} classes")
         return self._numbers[label]
+
+
+def class_advice(name: str) -> str:
+    """Returns what to do about a dataset with a single class.
+
+    Args:
+      name: name of the dataset.
+    """
+    return f"name the feature of {name} that is the label by data.label, such as attributes/Eyeglasses of celeb_a"
 
 
 def read_records(records: Any, indices: Sequence[int], name: str) -> Sequence[bytes]:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from arinv import metrics, parallel
-from arinv.errors import UserError
+from arinv.errors import UserError, unknown
 from arinv.experiment import run_folders
 from arinv.experiment.cache import fingerprint
 from arinv.models.generators.wavelet import MULTIPLE, SMALLEST_SIDE
@@ -147,10 +147,25 @@ class Trained:
         Of an autoencoder its own; of an inverter the features it inverts, of a classifier those of its default layer.
         """
         if self.kind in (INVERTER, CLASSIFIER):
-            layer = self.layer if self.kind == INVERTER else self.module.default_layer
-            return jax.tree_util.Partial(_layer_function(layer), self.features_fn)
+            return self.layer_fn()
         self._check_kind(AUTOENCODER, "encode_fn")
         return jax.tree_util.Partial(_method(self.module, "encode"), self.variables)
+
+    def layer_fn(self, layer: str = "") -> Callable[[Array], Array]:
+        """Returns images [B, H, W, 3] in [0, 1] -> one feature of the encoder, float32, in evaluation mode.
+
+        Args:
+          layer: name of the feature; empty for the one that an inverter inverts, or the default one of a classifier.
+
+        Raises:
+          UserError: a layer that the encoder does not have, or a network without an encoder.
+        """
+        own = self.layer if self.kind == INVERTER else self.encoder.module.default_layer
+        if layer and layer not in (known := self.encoder.module.feature_specs()):
+            raise unknown(f"layer of {self.encoder.description['encoder']}", layer, known)
+        # Images of any size have the inverted feature, those of the training all others.
+        features_fn = self.features_fn if layer in ("", own) else self.encoder.features_fn
+        return jax.tree_util.Partial(_layer_function(layer or own), features_fn)
 
     def sample(self, key: Array, count: int) -> Array:
         """Returns images of a GAN or a variational autoencoder, drawn from the prior of its latents.

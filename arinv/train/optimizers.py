@@ -53,19 +53,40 @@ def _cosine(rate: float, total: int, warmup: int, per_epoch: int):
     return optax.cosine_decay_schedule(rate, max(1, total - warmup))
 
 
+def _staircase(
+    rate: float, total: int, warmup: int, per_epoch: int, *, every_steps: int, factor: float = 0.5, floor: float = 0.0
+):
+    if every_steps < 1:
+        raise UserError(f"schedule.every_steps={every_steps} must be 1 or more")
+    if not (0 < factor < 1 and 0 <= floor <= rate):
+        raise UserError(
+            f"schedule.factor={factor} must be between 0 and 1, and schedule.floor={floor} at least 0 and at most the "
+            f"rate, {rate:g}"
+        )
+    schedule = optax.exponential_decay(rate, every_steps, factor, staircase=True, end_value=floor)
+    return lambda step: schedule(step + warmup)
+
+
 def _constant(rate: float, total: int, warmup: int, per_epoch: int):
     return optax.constant_schedule(rate)
 
 
-_SCHEDULES = {"step": _step_decay, "milestones": _milestones, "cosine": _cosine, "constant": _constant}
+_SCHEDULES = {
+    "step": _step_decay,
+    "milestones": _milestones,
+    "staircase": _staircase,
+    "cosine": _cosine,
+    "constant": _constant,
+}
 
 
 def make_schedule(spec: Mapping, *, num_steps: int, steps_per_epoch: int) -> optax.Schedule:
     """Returns learning rate as a function of the step.
 
     Args:
-      spec: {"name": "step" | "milestones" | "cosine" | "constant", "learning_rate": peak, "warmup_epochs": linear
-        rise from 0; for "step" "every_epochs" and "factor", for "milestones" "epochs" and "factors"}.
+      spec: {"name": "step" | "milestones" | "staircase" | "cosine" | "constant", "learning_rate": peak,
+        "warmup_epochs": linear rise from 0; for "step" "every_epochs" and "factor", for "milestones" "epochs" and
+        "factors", for "staircase" "every_steps", "factor" and "floor", the least rate}.
       num_steps: number of steps of the whole run, warm-up included.
       steps_per_epoch: length of an epoch, in steps.
 

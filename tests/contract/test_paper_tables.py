@@ -292,9 +292,10 @@ def test_generative_encoder_has_one_generator_and_an_autoencoder_for_each_operat
     assert {stages[f"{name}_restoration"].gan for name in operators} == {"stage:size32"}
     assert {stages[f"{name}_autoencoder"].operator.name for name in operators} == set(operators)
     assert all(stages[f"{name}_restoration"].autoencoder == f"stage:{name}_autoencoder" for name in operators)
-    assert stages.identity_restoration.methods == (
-        "autoencoder", "aegan", "invertgan", "generative_encoder", "features"
-    )  # fmt: skip
+    for name in operators:
+        restored = stages[f"{name}_restoration"]
+        assert restored.methods == ("autoencoder", "aegan", "invertgan", "generative_encoder", "features")
+        assert restored.aegan == f"stage:{name}_aegan" and stages[f"{name}_aegan"].operator == restored.operator
     assert stages.began_gan.gan.networks == "began" and stages.rock_size32.data.channels == 1
     assert generative_encoder_table2.get_config("networks=began").stages.restoration.gan == "stage:gan"
     stages = generative_encoder_table3.get_config("latent_sizes=512+64").stages
@@ -304,11 +305,43 @@ def test_generative_encoder_has_one_generator_and_an_autoencoder_for_each_operat
     assert rows["GE (64)"] == "64: generative_encoder" and rows["ConvAE"] == "512: autoencoder"
     paper = generative_encoder_table2.get_config("scale=paper").stages.restoration.data
     assert (paper.name, paper.window, paper.label, paper.image_size) == ("tfds:celeb_a", (89, 121, 128), "none", 128)
+    assert paper.num_test == 0
     for module in (generative_encoder_table2, generative_encoder_table3, generative_encoder_figures):
         module.get_config("gan=zoo:progressive_automobile")  # in small they have options of their own
     for module, arg in ((generative_encoder_figures, "figures=3"), (generative_encoder_table3, "latent_sizes=a")):
         with pytest.raises(ValueError, match="unknown figure '3'|latent_sizes='a' must be"):
             module.get_config(arg)
+
+
+def test_generative_encoder_at_the_paper_s_scale_trains_the_classifiers_that_it_lacks():
+    stages = stages_of(generative_encoder_table2.get_config("scale=paper"))
+    encoder, restored = stages["robust_encoder"], stages["restoration"]
+    assert (encoder.data.label, encoder.data.window, encoder.attack.eps) == ("attributes/Male", (89, 121, 128), 3.0)
+    assert encoder.data.image_size == restored.data.image_size == 128 and not encoder.data.resized_crop
+    assert restored.metric_encoder == restored.encoders.features == "stage:robust_encoder"
+    given = generative_encoder_table2.get_config("scale=paper,encoder=runs/a,metric_encoder=runs/b").stages
+    assert "robust_encoder" not in given and given.restoration.encoders.features == "runs/a"
+    for arg in ("scale=paper,dataset=folder:a", "scale=paper,smoke=True", ""):
+        assert "robust_encoder" not in generative_encoder_table2.get_config(arg).stages
+    table3 = generative_encoder_table3.get_config("scale=paper").stages
+    assert [table3[f"latent{size}_restoration"].data.num_test for size in (512, 64)] == [0, 0]
+    stages = stages_of(generative_encoder_figures.get_config("scale=paper"))
+    assert stages["identity_restoration"].data.num_test == 0 and stages["mask_restoration"].data.num_test == 64
+
+
+def test_table_4_counts_eyeglasses_in_a_thousand_training_images():
+    config = generative_encoder_figures.get_config("scale=paper,figures=13")
+    stages, restored = stages_of(config), config.stages.eyeglasses_restoration
+    fields = restored.data
+    assert (fields.test_split, fields.num_test, fields.classes) == ("train", 1000, (1,))
+    assert fields.label == stages["eyeglasses"].data.label == "attributes/Eyeglasses"
+    assert stages["eyeglasses"].attack.eps == 0 and restored.autoencoder == "stage:identity_autoencoder"
+    table = stages["truth_table"]
+    assert (table.attribute, table.restoration) == ("stage:eyeglasses", "stage:eyeglasses_restoration")
+    assert table.methods == restored.methods and "identity_restoration" not in stages
+    small = generative_encoder_figures.get_config("figures=13").stages.truth_table
+    assert (small.attribute, small.restoration) == ("edges", "stage:identity_restoration")
+    assert generative_encoder_figures.get_config("scale=paper,attribute=contrast").stages.truth_table.threshold == 0.5
 
 
 def test_deepsim_s_variational_autoencoders_have_the_terms_of_their_set_ups():

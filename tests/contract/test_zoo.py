@@ -118,6 +118,14 @@ def test_card_describes_the_files(name):
         assert row["measured"]["num_images"] > 0 and row["measured"]["setting"]["device"]
 
 
+def test_steps_of_a_card_are_those_of_its_epochs(name):
+    for row in cards.card(name)["networks"].values():
+        training = row["training"]
+        if training.get("stages", 1) == 1:
+            steps = training["epochs"] * (training["num_train"] // training["batch_size"])
+            assert steps == pytest.approx(training["steps"], rel=1e-3)
+
+
 def test_accuracies_of_a_card_are_in_order(encoder_name):
     measured = cards.card(encoder_name)["networks"]["encoder"]["measured"]
     for metric in ("clean_accuracy", "autoattack_accuracy", "pgd_accuracy"):

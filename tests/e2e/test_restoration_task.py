@@ -1,5 +1,6 @@
 """The restoration task and the training of autoencoders: files, resuming, and mistakes in one line."""
 
+import io
 import json
 
 import jax
@@ -8,10 +9,11 @@ import numpy as np
 import optax
 import pytest
 from PIL import Image
+from prepared_tfds import prepare_faces
 from untrained import write_aegan, write_autoencoder, write_gan
 
 import arinv
-from arinv import main, models
+from arinv import data, main, models
 from arinv.apps.restoration import methods, restore_images
 from arinv.apps.restoration import restoration as task
 from arinv.errors import UserError
@@ -23,7 +25,7 @@ from arinv.ops.degradations import build_operator, image_keys
 from arinv.tasks import TASKS
 from arinv.train import autoencoder, gan, training
 from configs import autoencoder as autoencoder_config
-from configs import restoration, restore, truth_table, volume
+from configs import classifier, restoration, restore, truth_table, volume
 
 
 @pytest.fixture(scope="module")
@@ -85,10 +87,31 @@ def test_restoration_writes_every_method(restored):
 
 def test_features_of_grey_images_are_those_of_equal_channels(untrained):
     encoder = arinv.load(untrained / "robust_encoder")
-    encode = methods._encode_fn("features", {"features": encoder})
+    inverter = arinv.load(untrained / "robust_inverter")
     grey = jax.random.uniform(jax.random.key(0), (2, 16, 16, 1))
-    rgb = jnp.broadcast_to(grey, (2, 16, 16, 3))
-    np.testing.assert_allclose(encode(grey), encoder.features_fn(rgb)["conv5"], rtol=1e-5, atol=1e-6)
+    features = encoder.features_fn(jnp.broadcast_to(grey, (2, 16, 16, 3)))
+    for network, layer, own in (
+        (encoder, "", "conv5"), (encoder, "conv2", "conv2"), (inverter, "", inverter.layer), (inverter, "fc6", "fc6"),
+    ):  # fmt: skip
+        encode = methods._encode_fn("features", {"features": network}, layer)
+        np.testing.assert_allclose(encode(grey), features[own], rtol=1e-5, atol=1e-5)
+
+
+def test_restoration_compares_the_features_of_a_layer(networks, untrained, restored, tmp_path):
+    config = restoration.get_config(
+        f"smoke=True,image_size=16,operator=mask,gan={networks}/gan,autoencoder={networks}/autoencoder,"
+        f"encoder={untrained}/robust_encoder,layer=conv1"
+    ).stages.restoration
+    config.batch_size, config.methods = 8, ("features",)
+    main.run(config, tmp_path / "conv1")
+    conv1, conv5 = (read_arrays(place / "restored.npz")["features"] for place in (tmp_path / "conv1", restored))
+    assert (conv1 != conv5).any()
+    config.layer = "conv9"
+    with pytest.raises(UserError, match="unknown layer of alexnet_small 'conv9'; known: conv1"):
+        main.run(config, tmp_path / "conv9")
+    for module in (restoration, restore):
+        with pytest.raises(ValueError, match="layer=conv1 needs encoder="):
+            module.get_config("layer=conv1")
 
 
 def test_restoration_resumes_to_the_same_results(networks, untrained, restored, tmp_path, monkeypatch):
@@ -266,6 +289,27 @@ def test_truth_table_counts_a_class_and_a_statistic(restored, untrained, tmp_pat
     config.methods = ("invertgan", "dream")
     with pytest.raises(UserError, match="has no method 'dream'; it has: aegan, autoencoder, features"):
         main.run(config, tmp_path / "other")
+
+
+def test_classifier_of_an_attribute_is_trained_on_a_window_of_faces(tmp_path):
+    """Outside the published window the images are black, inside as bright as their number."""
+
+    def face(index):
+        image, buffer = Image.new("RGB", (178, 218)), io.BytesIO()
+        image.paste((10 * index,) * 3, (25, 57, 153, 185))
+        image.save(buffer, "PNG")
+        return buffer.getvalue()
+
+    prepare_faces(tmp_path / "tfds", "celeb_a", face, count=24, splits=("train", "test"))
+    config = classifier.get_config(f"dataset=celeb_a,data_dir={tmp_path}/tfds,image_size=16,smoke=True")
+    unlabeled = Run(config, tmp_path / "eyeglasses", TASKS)
+    assert data.load_arrays(unlabeled.open_data("train"))["image"].min(axis=(1, 2, 3)).tolist() == [*range(0, 160, 10)]
+    with pytest.raises(UserError, match="has one class.*by data.label, such as attributes/Eyeglasses"):
+        main.run(config, tmp_path / "eyeglasses")
+    config.data.label = "attributes/Eyeglasses"
+    main.run(config, tmp_path / "eyeglasses")
+    trained = arinv.load(tmp_path / "eyeglasses")
+    assert trained.description["class_names"] == ["no Eyeglasses", "Eyeglasses"]
 
 
 def test_volume_stacks_the_slices_of_a_restoration(restored, tmp_path):

@@ -4,7 +4,8 @@
 "aegan"               the same of an AEGAN, whose decoder is the generator of a GAN
 "invertgan"           the generator's image nearest to x+: the search with the identity as E
 "generative_encoder"  the search that compares codes of the autoencoder
-NAME of an encoder    the search that compares features of a classifier or an inverter, such as a robust one
+NAME of an encoder    the search that compares features of a classifier or an inverter, such as a robust one, at
+                      config.layer, or where that is empty at its own
 
 Source: Generative Encoder, Algorithm 1, sections 4.4 and 4.5.
 """
@@ -83,7 +84,9 @@ def check_inputs(run: Run) -> None:
             network = _load_network(run, name, kind, size)
             size, channels = network.image_size, network.description.get("channels", 3)
     for reference in filter(None, config.encoders.values()):
-        run.check_network(reference, kind=(INVERTER, CLASSIFIER), image_size=size)
+        encoder = run.check_network(reference, kind=(INVERTER, CLASSIFIER), image_size=size)
+        if encoder:
+            encoder.layer_fn(config.layer)  # raises
     if size:
         check_size(operator_of(config), image_size=size, channels=channels)
 
@@ -191,7 +194,7 @@ def build(
     if method in PASSES:
         step, functions = one_pass, (networks[method].encode_fn, networks[method].decode_fn)
     else:
-        step, functions = search, (_encode_fn(method, networks), networks[GAN].decode_fn)
+        step, functions = search, (_encode_fn(method, networks, run.config.layer), networks[GAN].decode_fn)
     functions = parallel.replicate(functions, run.mesh)
     compiled = []
 
@@ -244,13 +247,13 @@ def _search(
     )
 
 
-def _encode_fn(method: str, networks: Mapping[str, Trained]) -> Callable[[Array], Array]:
-    """Returns E of a search."""
+def _encode_fn(method: str, networks: Mapping[str, Trained], layer: str) -> Callable[[Array], Array]:
+    """Returns E of a search; the layer is that of a classifier or an inverter, empty for its own."""
     if method == INVERTGAN:
         return jax.tree_util.Partial(_identity)
     if method == SEARCH:
         return networks[AUTOENCODER].encode_fn
-    return jax.tree_util.Partial(_encode_rgb, networks[method].encode_fn)
+    return jax.tree_util.Partial(_encode_rgb, networks[method].layer_fn(layer))
 
 
 def _encode_rgb(encode_fn: Callable[[Array], Array], images: Array) -> Array:

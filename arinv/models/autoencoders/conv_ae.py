@@ -110,16 +110,17 @@ class ConvDecoder(nn.Module):
 class GaussianEncoder(nn.Module):
     """Images [B, H, W, C] in [0, 1] -> the means [B, K] of normal distributions of codes, by `ConvEncoder`.
 
-    8,385,856 parameters at 128 px with 512 means of variance 1; 10,483,520 where the variances are outputs as well.
+    10,483,520 parameters at 128 px with 512 means and their variances; 8,385,856 with means alone. The paper states a
+    divergence and not its variances: means and variances are those of a variational autoencoder, which it cites.
 
     Attributes:
       latent_size: K of the codes.
-      learned_variance: whether the variances are outputs, as in a variational autoencoder, instead of 1.
+      learned_variance: whether the variances are outputs; else they are 1.
       dtype: type of the computation; parameters and outputs stay float32.
     """
 
     latent_size: int = 512
-    learned_variance: bool = False
+    learned_variance: bool = True
     dtype: jax.typing.DTypeLike = jnp.float32
 
     def setup(self):

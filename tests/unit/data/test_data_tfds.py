@@ -1,69 +1,18 @@
 """TFDS datasets in array_record files: a tiny one written by the test, and CIFAR-10 where available."""
 
 import io
-import json
 import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
-from array_record.python import array_record_module
 from PIL import Image
-from tensorflow_datasets.proto import tf_example_pb2
+from prepared_tfds import IMAGE, LABEL, picture, png, prepare, prepare_faces, tensor_feature
 
 from arinv import data
 from arinv.data import published
 from arinv.errors import UserError
-
-_PACKAGE = "tensorflow_datasets.core.features"
-
-
-def _image(index):
-    return np.full((6, 8, 3), index * 20, np.uint8)
-
-
-LABEL = {"pythonClassName": f"{_PACKAGE}.class_label_feature.ClassLabel", "classLabel": {"numClasses": "3"}}
-IMAGE = {
-    "pythonClassName": f"{_PACKAGE}.image_feature.Image",
-    "image": {"shape": {"dimensions": ["-1", "-1", "3"]}, "dtype": "uint8"},
-}
-
-
-def tensor_feature(*shape, dtype):
-    dimensions = {"dimensions": [str(side) for side in shape]} if shape else {}
-    return {
-        "pythonClassName": f"{_PACKAGE}.tensor_feature.Tensor",
-        "tensor": {"shape": dimensions, "dtype": dtype, "encoding": "none"},
-    }
-
-
-def png(index):
-    buffer = io.BytesIO()
-    Image.fromarray(_image(index)).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def prepare(root, name, features, write, count=10, splits=("train",)):
-    """Leaves a prepared set: `write` fills the features of an example, by its number."""
-    folder = root / name / "1.0.0"
-    folder.mkdir(parents=True)
-    facts = []
-    for split in splits:
-        path = folder / f"{name}-{split}.array_record-00000-of-00001"
-        writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1")
-        for index in range(count):
-            example = tf_example_pb2.Example()
-            write(example.features.feature, index)
-            writer.write(example.SerializeToString())
-        writer.close()
-        fact = {"name": split, "numBytes": "1000", "shardLengths": [str(count)]}
-        facts.append(fact | {"filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"})
-    info = {"name": name, "version": "1.0.0", "fileFormat": "array_record", "splits": facts}
-    (folder / "dataset_info.json").write_text(json.dumps(info))
-    tree = {"pythonClassName": f"{_PACKAGE}.features_dict.FeaturesDict", "featuresDict": {"features": features}}
-    (folder / "features.json").write_text(json.dumps(tree))
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -113,16 +62,7 @@ def test_tfds_rejects_missing_or_other_labels(tmp_path):
 
 
 def test_tfds_label_is_an_attribute_or_none(tmp_path):
-    """The features of celeb_a, and those of lsun, which has images alone."""
-
-    def write(fields, index):
-        fields["image"].bytes_list.value.append(png(index))
-        fields["attributes/Eyeglasses"].int64_list.value.append(index % 2)
-        fields["attributes/Smiling"].int64_list.value.append(0)
-
-    attributes = {name: tensor_feature(dtype="bool") for name in ("Eyeglasses", "Smiling")}
-    nested = {"pythonClassName": f"{_PACKAGE}.features_dict.FeaturesDict", "featuresDict": {"features": attributes}}
-    prepare(tmp_path, "faces", {"image": IMAGE, "attributes": nested}, write)
+    prepare_faces(tmp_path, "faces", png)
     options = {"data_dir": tmp_path, "image_size": 4}
     source = data.open_source("tfds:faces", label="attributes/Eyeglasses", **options)
     assert source.info.class_names == ("no Eyeglasses", "Eyeglasses")
@@ -159,7 +99,7 @@ def test_tfds_crops_a_window_before_it_resizes(tmp_path):
 
 def test_tfds_reads_uint8_tensors_only(tmp_path):
     def write(fields, index):
-        fields["image"].int64_list.value.extend(_image(index).reshape(-1).tolist())
+        fields["image"].int64_list.value.extend(picture(index).reshape(-1).tolist())
         fields["label"].int64_list.value.append(index % 3)
 
     prepare(tmp_path, "raw", {"image": tensor_feature(6, 8, 3, dtype="uint8"), "label": LABEL}, write)

@@ -12,6 +12,7 @@ from arinv.errors import UserError
 from arinv.experiment.state import TrainState
 from arinv.train import training
 from arinv.train.optimizers import make_optimizer, make_schedule
+from configs import gan as gan_config
 
 
 def test_state_shardings_split_large_arrays_only():
@@ -82,6 +83,23 @@ def test_epochs_beyond_the_steps_of_a_run_are_refused(name):
     assert training.steps_within(config, name, 2.0, steps_per_epoch=10) == 20
     with pytest.raises(UserError, match=f"{name}=2.5 is 25 steps, beyond the end .* of 20 steps; set it to 2 or less"):
         training.steps_within(config, name, 2.5, steps_per_epoch=10)
+
+
+def test_make_schedule_halves_the_rate_down_to_a_floor():
+    """The rate of BEGAN, by steps whatever the epochs are, and counted from the start of the run."""
+    config = gan_config.get_config("networks=began").stages.gan.optimizer.generator.schedule.to_dict()
+    began = make_schedule(config, num_steps=500_000, steps_per_epoch=7)
+    rates = [8e-5, 8e-5, 4e-5, 2e-5, 2e-5]
+    np.testing.assert_allclose([began(step) for step in (0, 99_999, 100_000, 200_000, 400_000)], rates, rtol=1e-6)
+    warm = make_schedule({**config, "every_steps": 10, "warmup_epochs": 1}, num_steps=50, steps_per_epoch=4)
+    np.testing.assert_allclose([warm(step) for step in (2, 4, 9, 10, 20)], [4e-5, 8e-5, 8e-5, 4e-5, 2e-5], rtol=1e-6)
+    for change, message in (
+        ({"every_steps": 0}, "every_steps=0 must be 1"),
+        ({"factor": 1.0}, "between 0 and 1"),
+        ({"floor": 1.0}, "floor=1"),
+    ):
+        with pytest.raises(UserError, match=message):
+            make_schedule({**config, **change}, num_steps=10, steps_per_epoch=1)
 
 
 def test_make_schedule_ignores_options_of_other_names_and_rejects_unknown_ones():
