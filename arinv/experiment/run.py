@@ -203,7 +203,12 @@ class Run:
             )
 
     def check_network(
-        self, reference: str, *, kind: str | Sequence[str], image_size: int | None = None
+        self,
+        reference: str,
+        *,
+        kind: str | Sequence[str],
+        image_size: int | None = None,
+        allow_other_size: bool = False,
     ) -> Trained | None:
         """Checks, before any stage runs, that a field names a network of a kind, or a stage that trains one.
 
@@ -211,6 +216,7 @@ class Run:
           reference: the field's value.
           kind: required kind of network, or several.
           image_size: side of the images that a finished network is applied to, in pixels; None for any.
+          allow_other_size: whether it may be trained on images of another size, also by a stage.
 
         Returns:
           The network; None of a stage.
@@ -219,8 +225,8 @@ class Run:
           UserError: as `load` and `check_planned`.
         """
         if self.planned(reference) is None:
-            return self.load(reference, kind=kind, image_size=image_size)
-        self.check_planned(reference, kind=kind)
+            return self.load(reference, kind=kind, image_size=image_size, allow_other_size=allow_other_size)
+        self.check_planned(reference, kind=kind, allow_other_size=allow_other_size)
         return None
 
     def open_data(self, split: str, *, resize: str = "") -> data.Source:

@@ -105,8 +105,8 @@ def check_inputs(run: Run) -> None:
     Raises:
       UserError: another network, or a folder without an image.
     """
-    for name in run.config.order:
-        run.check_network(run.config.entries[name], kind=DENOISER)
+    for name in run.config.order:  # tiles are of the images' sizes
+        run.check_network(run.config.entries[name], kind=DENOISER, allow_other_size=True)
     measurement.check_inputs(run)
     for reference in _references(run.config):
         place = expanded(reference.removeprefix(_FOLDER))
