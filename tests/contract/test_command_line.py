@@ -14,7 +14,7 @@ from configured import configure
 from arinv import command_line, main
 from arinv.errors import UserError
 from arinv.experiment import references, workdirs
-from configs import classifier, evaluate, quickstart, stylize
+from configs import classifier, detector, evaluate, invert, quickstart, stylize
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -328,6 +328,16 @@ def test_values_out_of_range_are_refused_before_any_work(tmp_path):
     config.mix = ("a",)
     with pytest.raises(UserError, match="mix must hold weights"):
         main.check(config, tmp_path / "run")
+
+
+@pytest.mark.parametrize("folder", ["images", "/images"])
+def test_images_with_the_prefix_of_datasets_are_refused_before_any_work(folder, tmp_path):
+    for config, name in (
+        (invert.get_config(f"inverter=zoo:alexnet_small_l2_1,images=folder:{folder}"), "data.name"),
+        (detector.get_config(f"encoder_checkpoint=zoo:alexnet_small_l2_1,anomalous=folder:{folder}"), "anomalous"),
+    ):
+        with pytest.raises(UserError, match=f"{name}='folder:{folder}' must be a path without folder:; write {folder}"):
+            main.check(config, tmp_path / "run")
 
 
 @pytest.mark.parametrize(
