@@ -81,6 +81,17 @@ def test_a_colon_may_be_part_of_a_config_s_name(tmp_path):
     assert parse(f"--config={path}:eps=3", "--workdir=x").config.attack.eps == 3
 
 
+def test_a_config_imports_modules_beside_it(tmp_path):
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "module_beside_a_config.py").write_text("EPS = 3.0\n")
+    path = tmp_path / "own" / "config.py"
+    path.write_text(
+        "import module_beside_a_config\nfrom configs import classifier\n"
+        "def get_config(arg=None):\n    return classifier.get_config(f'eps={module_beside_a_config.EPS}')\n"
+    )
+    assert parse(f"--config={path}", "--workdir=x").config.attack.eps == 3
+
+
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
