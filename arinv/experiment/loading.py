@@ -291,8 +291,9 @@ def build_generator(description: Mapping[str, Any], encoder: Trained, *, dtype: 
     return module
 
 
-@functools.cache
-def check_generator(encoder: str, layer: str, *, variant: str, image_size: int, latent: bool = False) -> None:
+def check_generator(
+    encoder: str, layer: str, *, variant: str, image_size: int, options: Mapping[str, Any], latent: bool = False
+) -> None:
     """Checks that the generator of an encoder that is not trained yet returns images of the size of its inputs.
 
     Args:
@@ -300,14 +301,17 @@ def check_generator(encoder: str, layer: str, *, variant: str, image_size: int, 
       layer: the feature that is inverted.
       variant: name of the generator.
       image_size: side of the images, in pixels.
+      options: options of the encoder, which decide its strides and layers.
       latent: whether it is that of a variational autoencoder.
 
     Raises:
       UserError: another size, an unknown name, or images that are too small for the encoder.
     """
-    module = models.build_generator(encoder, layer, image_size=image_size, variant=variant, latent=latent)
+    module = models.build_generator(
+        encoder, layer, image_size=image_size, variant=variant, encoder_options=dict(options), latent=latent
+    )
     if not module.is_vector:  # a generator of vectors is built for its image size
-        features = feature_structs(models.build(encoder, num_classes=0), image_size)[layer]
+        features = feature_structs(models.build(encoder, **{**options, "num_classes": 0}), image_size)[layer]
         _check_output_size(module, features, image_size, f"{encoder} {layer}")
 
 

@@ -66,14 +66,20 @@ def role(name: str) -> Role | None:
     return None
 
 
-def check_local(config: ConfigDict) -> None:
-    """Checks that no field of a config names a URL.
+def check_local(config: ConfigDict, *, reads_paths: bool = False) -> None:
+    """Checks that no field of a config names a URL, and none of images has the prefix of datasets.
+
+    Args:
+      config: config of a task.
+      reads_paths: whether data.name is a path of images, see `Task`.
 
     Raises:
       UserError: one does.
     """
     for name, text in _texts(plain(config)):
         paths.check_local(text, name=name)
+        if _names_images(name, reads_paths) and text.startswith(_FOLDER):
+            raise UserError(f"{name}={text!r} must be a path without {_FOLDER}; write {text.removeprefix(_FOLDER)}")
 
 
 def check_runs(stages: Mapping[pathlib.Path, ConfigDict]) -> None:

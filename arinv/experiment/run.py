@@ -216,7 +216,7 @@ class Run:
           reference: the field's value.
           kind: required kind of network, or several.
           image_size: side of the images that a finished network is applied to, in pixels; None for any.
-          allow_other_size: whether a stage may train it on images of another size.
+          allow_other_size: whether it may be trained on images of another size, also by a stage.
 
         Returns:
           The network; None of a stage.
@@ -225,7 +225,7 @@ class Run:
           UserError: as `load` and `check_planned`.
         """
         if self.planned(reference) is None:
-            return self.load(reference, kind=kind, image_size=image_size)
+            return self.load(reference, kind=kind, image_size=image_size, allow_other_size=allow_other_size)
         self.check_planned(reference, kind=kind, allow_other_size=allow_other_size)
         return None
 

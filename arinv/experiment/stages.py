@@ -100,7 +100,7 @@ def check(
     runs = [Run(stage, folder, stages, sources, tasks) for folder, stage in stages.items()]
     for run in runs:
         if distributed.index() == 0:  # on other hosts, network file systems may cache that a file was missing
-            references.check_local(run.config)
+            references.check_local(run.config, reads_paths=run.task.reads_paths)
             run.check_workdir()
             run.check_unchanged()
         if run.task.single_process and distributed.count() > 1:

@@ -41,14 +41,6 @@ def check(config: ConfigDict) -> None:
     """
     check_fields(config)
     training.check(config)
-    loading.check_generator(
-        config.encoder.name,
-        config.encoder.layer,
-        variant=config.encoder.generator,
-        image_size=config.data.image_size,
-        latent=config.encoder.latent_size > 0,
-    )
-    models.feature_spec(config.encoder.name, config.loss.feature_layer or config.encoder.layer)
     check_loss(config.loss)
     if not (pause := config.loss.pause) >= 0:
         raise UserError(f"loss.pause={pause!r} must be 0 (no pause) or more: a ratio of two losses, such as 0.1")
@@ -60,13 +52,28 @@ def check_inputs(run: Run) -> None:
     """Checks, before any stage runs, the data, and that encoder and comparator exist and fit, or will.
 
     Raises:
-      UserError: data that cannot be read, no checkpoint, or one of another network or image size.
+      UserError: data that cannot be read, no checkpoint, one of another network or image size, an unknown layer, or a
+        generator of images of another size.
     """
     config, reference = run.config, run.config.encoder.checkpoint
-    if not reference or run.planned(reference) is None:
-        _Pair.build(run, load_frozen(run))  # raises
+    stage = run.planned(reference) if reference else None
+    if stage is None:
+        encoder = load_frozen(run)
+        _Pair.build(run, encoder)  # raises
+        options = encoder.description["options"]
     else:
         run.check_planned(reference, kind=CLASSIFIER, allow_other_size=config.encoder.allow_other_size)
+        descriptions.check_encoder({"encoder": stage.encoder.name}, config.encoder.name, reference)
+        options = stage.encoder.options.to_dict()
+        loading.check_generator(
+            config.encoder.name,
+            config.encoder.layer,
+            variant=config.encoder.generator,
+            image_size=config.data.image_size,
+            options=options,
+            latent=config.encoder.latent_size > 0,
+        )
+    models.feature_spec(config.encoder.name, config.loss.feature_layer or config.encoder.layer, **options)
     if config.loss.comparator:
         run.check_network(config.loss.comparator, kind=_COMPARATORS, image_size=config.data.image_size)
     training.check_inputs(run)

@@ -14,7 +14,7 @@ from configured import configure
 from arinv import command_line, main
 from arinv.errors import UserError
 from arinv.experiment import references, workdirs
-from configs import classifier, evaluate, quickstart, stylize
+from configs import classifier, detector, evaluate, invert, quickstart, stylize
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -79,6 +79,17 @@ def test_a_colon_may_be_part_of_a_config_s_name(tmp_path):
     path = tmp_path / "at 10:30.py"
     path.write_text("from configs import classifier\nget_config = classifier.get_config\n")
     assert parse(f"--config={path}:eps=3", "--workdir=x").config.attack.eps == 3
+
+
+def test_a_config_imports_modules_beside_it(tmp_path):
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "module_beside_a_config.py").write_text("EPS = 3.0\n")
+    path = tmp_path / "own" / "config.py"
+    path.write_text(
+        "import module_beside_a_config\nfrom configs import classifier\n"
+        "def get_config(arg=None):\n    return classifier.get_config(f'eps={module_beside_a_config.EPS}')\n"
+    )
+    assert parse(f"--config={path}", "--workdir=x").config.attack.eps == 3
 
 
 @pytest.mark.parametrize(
@@ -328,6 +339,16 @@ def test_values_out_of_range_are_refused_before_any_work(tmp_path):
     config.mix = ("a",)
     with pytest.raises(UserError, match="mix must hold weights"):
         main.check(config, tmp_path / "run")
+
+
+@pytest.mark.parametrize("folder", ["images", "/images"])
+def test_images_with_the_prefix_of_datasets_are_refused_before_any_work(folder, tmp_path):
+    for config, name in (
+        (invert.get_config(f"inverter=zoo:alexnet_small_l2_1,images=folder:{folder}"), "data.name"),
+        (detector.get_config(f"encoder_checkpoint=zoo:alexnet_small_l2_1,anomalous=folder:{folder}"), "anomalous"),
+    ):
+        with pytest.raises(UserError, match=f"{name}='folder:{folder}' must be a path without folder:; write {folder}"):
+            main.check(config, tmp_path / "run")
 
 
 @pytest.mark.parametrize(

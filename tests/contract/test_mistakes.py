@@ -177,6 +177,26 @@ def test_check_rejects_an_image_size_that_the_generator_does_not_return(encoder,
     assert f"turns {image_size} px into" in run(config, tmp_path / "run")
 
 
+def test_check_of_an_inverter_takes_the_options_of_the_encoder_that_a_stage_trains(tmp_path):
+    config = inverter.get_config("smoke=True,encoder=resnet18,options=width:8+stem:imagenet,image_size=40")
+    assert "turns 40 px into 64 px" in run(config, tmp_path / "run")
+    main.check(
+        inverter.get_config("smoke=True,encoder=resnet18,options=width:8+stem:imagenet,layer=conv1"), tmp_path / "run"
+    )
+    main.check(
+        inverter.get_config("smoke=True,encoder=resnet18_imagenet,options=width:8+stem:cifar,image_size=40"),
+        tmp_path / "run",
+    )
+    config = inverter.get_config("smoke=True")
+    config.stages.inverter.encoder.name = "resnet18"
+    assert "encoder is 'alexnet_small' there, 'resnet18' in the config" in run(config, tmp_path / "run")
+
+
+@pytest.mark.parametrize("arg", ["", "image_size=64"])
+def test_check_of_a_denoising_takes_test_images_of_another_size_than_the_training(arg, tmp_path):
+    main.check(denoising.get_config(arg), tmp_path / "run")
+
+
 def test_check_rejects_a_wrong_inverter_before_any_stage(tmp_path):
     for name, value, message in (
         ("optimizer.generator.schedule.name", "cosin", "cosine"),

@@ -374,6 +374,11 @@ def test_restore_restores_images_of_a_user(networks, tmp_path):
     assert np.abs(restored / 255 - expected).mean() < 0.02, "up to the rounding of the degraded image"
     assert (tmp_path / "restored" / "overview.png").exists()
 
+    config.methods, config.degraded = ("autoencoder",), True
+    main.run(config, tmp_path / "as_they_are")
+    note = (tmp_path / "as_they_are" / "table.md").read_text().splitlines()[-1]
+    assert note.endswith("at 16 px: degraded already, by blur.")
+
 
 def test_networks_of_other_images_are_refused_before_the_run(networks, untrained, tmp_path):
     def check(config):

@@ -218,4 +218,6 @@ def _table(results: Mapping[str, Any], names: Iterable[str]) -> report.Table:
 def _note(config: ConfigDict, results: Mapping[str, Any]) -> str:
     size, formula = results["image_size"], results["operator"]["formula"]
     masked = f" ({results['masked_share']:.1%} of the pixels)" if "masked_share" in results else ""
+    if config.degraded and not masked:
+        formula = f"degraded already, by {config.operator.name}"
     return f"{results['num_images']} images of {config.data.name} at {size} px: {formula}{masked}."

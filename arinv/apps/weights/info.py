@@ -188,7 +188,8 @@ def _encoder_rows(file: TorchFile, recognized: Sequence[Fit]) -> Iterator[tuple[
     unread = [name for name in weights.unread(state_dict, fit.entries) if not name.endswith("num_batches_tracked")]
     if unread := [*unread, *state_dict.others]:
         yield "not read", f"{len(unread)}: {weights.abbreviate(unread)}"
-    yield _import_row(file, arguments(fit))
+    is_refused = weights.difference(file, state_dict, fit.entries, on_unknown="error")
+    yield _import_row(file, arguments(fit) + (",on_unknown=report" if is_refused else ""))
 
 
 def _import_row(file: TorchFile, parts: str, parent: str = "") -> tuple[str, str]:

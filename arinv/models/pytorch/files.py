@@ -101,8 +101,17 @@ def open_torch(path: str | pathlib.Path) -> Iterator[TorchFile]:
             elif start[257:262] == b"ustar" or start.startswith(b"storages\0"):
                 raise UserError(f"{path} has the tar format of PyTorch before 0.2; load and save it with a newer one")
             else:
-                raise UserError(f"{path} is not a PyTorch checkpoint: expected {_FORMATS}")
+                raise UserError(f"{path} {_what(start)}: expected {_FORMATS}")
         yield file
+
+
+def _what(start: bytes) -> str:
+    """Returns what a file of another format is, given its first bytes: often a download that went wrong."""
+    if start.startswith(b"version https://git-lfs"):
+        return "is a pointer of Git LFS, whose content is fetched by `git lfs pull`"
+    if start.lstrip().startswith(b"<"):
+        return "is a web page, as of a download that was refused"
+    return "is not a PyTorch checkpoint" if start else "is empty"
 
 
 @contextlib.contextmanager

@@ -199,7 +199,14 @@ def fits(file: TorchFile, state_dict: StateDict, entries: Sequence[Entry]) -> bo
     return not difference(file, state_dict, entries)
 
 
-def difference(file: TorchFile, state_dict: StateDict, entries: Sequence[Entry], *, what: str = "it") -> str:
+def difference(
+    file: TorchFile,
+    state_dict: StateDict,
+    entries: Sequence[Entry],
+    *,
+    what: str = "it",
+    on_unknown: str = "report",
+) -> str:
     """Returns how the names and shapes of a state dict differ from those of a network; empty where it fits.
 
     Args:
@@ -207,11 +214,12 @@ def difference(file: TorchFile, state_dict: StateDict, entries: Sequence[Entry],
       state_dict: state dict of the network, from `locate`.
       entries: one for each array of the network.
       what: description of the network in the text.
+      on_unknown: as for `convert`.
 
     Returns:
       One line of text.
     """
-    return _difference(file.path, state_dict, _names(state_dict, entries), what, "report")
+    return _difference(file.path, state_dict, _names(state_dict, entries), what, on_unknown)
 
 
 def _names(state_dict: StateDict, entries: Sequence[Entry]) -> dict[Entry, str | None]:

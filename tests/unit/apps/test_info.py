@@ -105,6 +105,15 @@ def test_info_assumes_the_normalization_of_the_encoder(tmp_path):
     assert "encoder=wrn28_10_silu,options=depth:10+width:1,path=" in text
 
 
+def test_info_prints_a_command_that_skips_what_an_import_refuses(tmp_path):
+    weights = arrays(encoder_entries("resnet18", None, SMALL["resnet18"])[1])
+    for others, skipped in (({"adapter.weight": np.zeros(3)}, True), ({"model_ema.fc.bias": np.zeros(3)}, False)):
+        path = tmp_path / "a.safetensors"
+        safetensors.numpy.save_file({f"module.{name}": array for name, array in weights.items()} | others, path)
+        *_, unread, command = info.lines(path)
+        assert unread.endswith(f"1: {next(iter(others))}") and (",on_unknown=report,path=" in command) == skipped
+
+
 @pytest.mark.long
 def test_info_describes_a_generator(tmp_path):
     path = tmp_path / "a.safetensors"

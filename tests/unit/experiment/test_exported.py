@@ -116,7 +116,7 @@ def damaged(path, change):
     ("change", "message"),
     [
         (lambda content: content[: len(content) // 2], "may be cut short or damaged"),
-        (lambda content: b"", "is not a PyTorch checkpoint"),
+        (lambda content: b"", "is empty"),
         (lambda content: content.replace(b'\\"conv5\\"', b'\\"conv1\\"'), "is of another model.*checkpoint.*model"),
         (lambda content: content.replace(b'"description"', b'"undescribed"'), "holds no trained network of arinv"),
     ],

@@ -1,5 +1,7 @@
 """Trained networks in the public interface: functions, images of any size and number, errors in one line."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -110,10 +112,14 @@ def test_package_lists_its_public_names():
 
 
 def test_check_generator_rejects_images_that_are_no_multiple_of_the_stride():
-    check = loading.check_generator
-    check("resnet18_imagenet", "block2", variant="default", image_size=200)
+    check = functools.partial(loading.check_generator, variant="default", image_size=200)
+    check("resnet18_imagenet", "block2", options={})
+    check("resnet18_imagenet", "block4", options={"stem": "cifar"})
     with pytest.raises(UserError, match="resnet18_imagenet block4 turns 200 px into 224 px; .* a multiple of 32"):
-        check("resnet18_imagenet", "block4", variant="default", image_size=200)
+        check("resnet18_imagenet", "block4", options={})
+    check("resnet18", "block4", options={})
+    with pytest.raises(UserError, match="resnet18 block4 turns 200 px into 224 px"):
+        check("resnet18", "block4", options={"stem": "imagenet"})
 
 
 def test_no_images_give_no_results():
