@@ -363,7 +363,8 @@ class Run:
 
         Args:
           results: plain JSON; device, dtype, seed and dataset are added as "setting".
-          tables: of table.md and report.html, whose path is printed; None for a task without a report.
+          tables: of table.md and report.html, whose path is printed; None for a task without a report, whose
+            main figures are printed.
           notes: see `write_report`.
           figures: see `write_report`; read on process 0 only.
           text: see `write_report`.
@@ -375,13 +376,20 @@ class Run:
             results = {**results, "setting": results.get("setting") or self.provenance}
         if self._unfinished:
             results = {**results, "unfinished": self._unfinished}
-        path = None
+        summary = _summary(results, self.workdir)
         if tables is not None and distributed.index() == 0:
             path = write_report(self.workdir, self.config.title, tables, notes=notes, figures=figures, text=text)
+            summary = f"the report is {path}"
         workdirs.write_results(self.workdir, results)
-        if path:
-            self.report(f"the report is {path}")
+        self.report(summary)
         return results
+
+
+def _summary(results: Mapping[str, Any], workdir: pathlib.Path) -> str:
+    """Returns the main figures of results, and where all of them are."""
+    values = {name: value for name, value in results.items() if isinstance(value, float) and not name.endswith("_std")}
+    figures = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+    return f"{figures}; all results are in {workdir / 'results.json'}" if figures else f"the results are in {workdir}"
 
 
 def open_source(config: ConfigDict, split: str, *, resize: str = "") -> data.Source:

@@ -264,7 +264,7 @@ def build_denoiser(
       A `Denoiser`, two Flax modules.
 
     Raises:
-      UserError: unknown encoder, variant or side.
+      UserError: unknown encoder, variant or side, or a side of a decoder that does not pad.
     """
     known = [name for name, row in ENCODERS.items() if row.wavelet]
     if encoder not in known:
@@ -275,9 +275,12 @@ def build_denoiser(
         raise unknown("variant of the denoiser's decoder", variant, plans.decoders)
     if pad_side not in PAD_SIDES:
         raise unknown("pad_side", pad_side, PAD_SIDES)
+    plan = plans.decoders[variant]
+    if pad_side != "official" and all(step.kind != "pad" for step in plan):
+        raise UserError(f"pad_side={pad_side!r} is of decoders that pad, unlike {encoder}'s: leave it 'official'")
     return Denoiser(
         WaveletEncoder(plans.encoder, normalization=module.normalization, dtype=dtype),
-        WaveletDecoder(plans.decoders[variant], pad_side=pad_side, spectral_norm=spectral_norm, dtype=dtype),
+        WaveletDecoder(plan, pad_side=pad_side, spectral_norm=spectral_norm, dtype=dtype),
     )
 
 

@@ -43,7 +43,13 @@ def check(config: ConfigDict) -> None:
     """
     check_fields(config)
     training.check(config)
-    models.build_denoiser(config.encoder.name, variant=config.decoder.variant, pad_side=config.decoder.pad_side)
+    fields = config.decoder
+    denoiser = models.build_denoiser(config.encoder.name, variant=fields.variant, pad_side=fields.pad_side)
+    if fields.image_bias and not denoiser.decoder.takes_image_bias:
+        raise UserError(
+            f"decoder.image_bias={fields.image_bias} is of decoders that normalize three channels, unlike "
+            f"{config.encoder.name}'s: leave it 0"
+        )
     models.feature_spec(config.encoder.name, config.loss.feature_layer)
     degradations.check_noise(**config.noise)
     check_loss(config.loss)

@@ -73,6 +73,7 @@ def test_denoising_takes_the_encoder_of_the_zoo_unless_one_is_named():
         ("--config.stages.*.noise.protocol=clip", "clipped, unclipped"),
         ("--config.stages.*_denoiser.decoder.pad_side=left", "aligned, official"),
         ("--config.stages.*_denoiser.decoder.variant=a9", "default, table_a9"),
+        ("encoder=alexnet_small --config.stages.*_denoiser.decoder.image_bias=2.0", "alexnet_small's: leave it 0"),
         ("metrics=psnr+fid", "unknown metric of denoised images 'fid'; known: "),
         ("metrics=lpips_alex", "needs a trained alexnet"),
         ("test=folder:/nowhere/cbsd68", "/nowhere/cbsd68 does not exist"),

@@ -183,6 +183,11 @@ class WaveletDecoder(ShapeChecked):
     image_bias: float = 0.0
     dtype: jax.typing.DTypeLike = jnp.float32
 
+    @property
+    def takes_image_bias(self) -> bool:
+        """Whether the plan normalizes three channels, so that `image_bias` has an effect."""
+        return DecoderStep("conv", _RGB) in self.plan
+
     @nn.compact
     def __call__(self, low: Array, details: Mapping[str, Details], *, train: bool = False) -> Array:
         """Returns images [B, H, W, 3] in [0, 1].

@@ -53,8 +53,9 @@ def test_results_name_unfinished_trainings_that_a_derived_run_has_loaded(tmp_pat
 def test_finish_writes_the_report_before_the_results(tmp_path, monkeypatch, capsys):
     run = Run(classifier.get_config("smoke=True"), tmp_path / "run")
     run.begin()
-    run.finish({})
-    assert not (run.workdir / "report.html").exists() and "the report" not in capsys.readouterr().err
+    run.finish({"psnr": 20.125, "psnr_std": 3.0, "num_images": 4})
+    assert not (run.workdir / "report.html").exists()
+    assert f": psnr 20.12; all results are in {run.workdir}/results.json" in capsys.readouterr().err
     write_results, files = workdirs.write_results, []
 
     def write(workdir, results):

@@ -70,6 +70,7 @@ def test_encoder_rejects_sides_that_are_not_multiples_of_32(height, width):
         ({"variant": "a9"}, "default, table_a9"),
         ({"encoder": "alexnet_small", "variant": "table_a9"}, "unknown variant .* known: default"),
         ({"pad_side": "right"}, "aligned, official"),
+        ({"encoder": "alexnet_small", "pad_side": "aligned"}, "leave it 'official'"),
         ({"encoder_options": {"head": 1}}, "head_side"),
     ],
 )
