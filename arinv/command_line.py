@@ -110,14 +110,16 @@ def load(spec: str) -> ConfigDict:
       UserError: no such file, a wrong argument, or an error in the file itself, with file and line.
     """
     path, arguments = find(spec)
-    # Configs import each other as `configs.NAME`, and modules beside them, wherever the program was started.
+    # Configs import each other as `configs.NAME`, and those of a user modules beside them, as scripts do, wherever the
+    # program was started.
+    own = []
     if SHIPPED in path.resolve().parents:
         root = SHIPPED.parent
     else:
         packages = list(itertools.takewhile(lambda folder: (folder / "__init__.py").exists(), path.parents))
-        root = (packages[-1] if packages else path.parent).parent
+        root, own = (packages[-1] if packages else path.parent).parent, [str(path.parent)]
     before = sys.path[:]
-    sys.path[:] = [str(root), *before, str(SHIPPED.parent), str(path.parent)]
+    sys.path[:] = [*own, str(root), *before, str(SHIPPED.parent)]
     try:
         loader = importlib.machinery.SourceFileLoader("arinv_config", str(path))
         module = importlib.util.module_from_spec(importlib.util.spec_from_loader(loader.name, loader))

@@ -105,6 +105,8 @@ def evaluate_denoising(args, denoisers, *, metric_encoder):
     config.task = "evaluate_denoising"
     config.entries, config.order = denoisers, tuple(denoisers)
     sets = [tasks.data(args, name) for name in arguments.split(args.test)]
+    if windowed := [one.name for one in sets if one.window]:
+        raise ValueError(f"test={windowed[0]} is read in windows; name sets of whole images, such as folder:PATH")
     config.data = {
         "name": "+".join(one.name for one in sets),
         "splits": tuple(one.test_split for one in sets),

@@ -46,8 +46,8 @@ _NAMES = {
     **{name: f"tfds:{name}" for name in ("cifar10", "cats_vs_dogs", "imagenet2012", "celeb_a")},
     "lsun_church": "tfds:lsun/church_outdoor",
 }
-# Of a short name: the window of its images (Generative Encoder, section 4.1).
-_WINDOWS = {"celeb_a": (89, 121, 128)}
+# The window of the images (Generative Encoder, section 4.1).
+_WINDOWS = {"tfds:celeb_a": (89, 121, 128)}
 _UNLABELED = ("tfds:celeb_a", "tfds:lsun/church_outdoor")
 
 
@@ -60,8 +60,8 @@ def data(args: ConfigDict, name: str = "") -> ConfigDict:
       name: name of the dataset: "photos", "tfds:NAME", "folder:PATH", "npz:PATH", "blobs", "volume:PATH", or short:
         "cifar10", "cats_vs_dogs", "imagenet2012", "celeb_a", "lsun_church"; empty for args.dataset.
     """
-    short = name or args.dataset
-    name = _NAMES.get(short, short)
+    name = name or args.dataset
+    name = _NAMES.get(name, name)
     train, test = _SPLITS.get(name, ("train", "test"))
     return ConfigDict(
         {
@@ -71,7 +71,7 @@ def data(args: ConfigDict, name: str = "") -> ConfigDict:
             # LSUN's center, as pGAN reads it; squash, the whole image, is what the Generative Encoder states.
             "resize": "crop" if name.startswith("tfds:lsun") else "squash",
             "resized_crop": {},  # of training images: options of data.train_batches
-            "window": _WINDOWS.get(short, ()),  # x and y of the center and side, in stored pixels; empty: whole images
+            "window": _WINDOWS.get(name, ()),  # x and y of the center and side, in stored pixels; empty: whole images
             "label": "none" if name in _UNLABELED else "",  # feature of a TFDS dataset; empty: label or labels
             "train_split": train,
             "test_split": test,

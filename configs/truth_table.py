@@ -11,8 +11,7 @@ command's classifier is one of eyeglasses, of the size of the restored images:
     python -m arinv --config=configs/classifier.py:encoder=resnet18_imagenet,dataset=celeb_a,image_size=128 \
         --workdir=runs/eyeglasses --config.data.label=attributes/Eyeglasses
 
-Without
-restoration= that is run first, with its networks (configs/restoration.py).
+Without restoration= that is run first, with its networks (configs/restoration.py).
 
 Arguments: dtype and smoke; of a restoration that is run networks, options, gan, autoencoder, aegan, encoder,
 layer, metric_encoder, operator, operator_options, dataset, classes, data_dir, on_bad_image and image_size of

@@ -387,8 +387,9 @@ class Run:
 
 def _summary(results: Mapping[str, Any], workdir: pathlib.Path) -> str:
     """Returns the main figures of results, and where all of them are."""
-    values = {name: value for name, value in results.items() if isinstance(value, float) and not name.endswith("_std")}
-    figures = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+    values = {name: value for name, value in results.items() if isinstance(value, float)}
+    names = (name for name in values if not name.endswith(("_std", "seconds")))
+    figures = ", ".join(f"{name} {values[name]:.4g}" for name in names)
     return f"{figures}; all results are in {workdir / 'results.json'}" if figures else f"the results are in {workdir}"
 
 
@@ -418,7 +419,7 @@ def open_source(config: ConfigDict, split: str, *, resize: str = "") -> data.Sou
 def open_dataset(config: ConfigDict, name: str, split: str, *, resize: str = "", **selection: Any) -> data.Source:
     """Returns a source of any dataset, with the options of config.data, after reporting what it skips.
 
-    Window and label are those of config.data.name, and of other datasets that can have them.
+    Window and label are those of config.data.name; another dataset has whole images, and its own labels.
 
     Args:
       config: config of a task.
@@ -430,8 +431,8 @@ def open_dataset(config: ConfigDict, name: str, split: str, *, resize: str = "",
     Raises:
       UserError: the dataset cannot be read.
     """
-    fields, (scheme, _) = config.data, data.split_name(name)
-    optional = {"window": tuple(fields.get("window", ())), "label": fields.get("label", "")}
+    fields = config.data
+    own = {"window": tuple(fields.get("window", ())), "label": fields.get("label", "")}
     source = data.open_source(
         name,
         split=split,
@@ -441,7 +442,7 @@ def open_dataset(config: ConfigDict, name: str, split: str, *, resize: str = "",
         on_bad_image=fields.on_bad_image,
         channels=channels_of(config),
         progress=progress_callback(f"checking {name}"),
-        **{option: value for option, value in optional.items() if name == fields.name or option in scheme.options},
+        **(own if data.same_dataset(name, fields.name) else {}),
         **selection,
     )
     report_source(source)

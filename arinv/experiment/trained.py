@@ -151,16 +151,21 @@ class Trained:
         self._check_kind(AUTOENCODER, "encode_fn")
         return jax.tree_util.Partial(_method(self.module, "encode"), self.variables)
 
+    @property
+    def default_layer(self) -> str:
+        """The feature that an inverter inverts, or the default one of a classifier."""
+        return self.layer if self.kind == INVERTER else self.encoder.module.default_layer
+
     def layer_fn(self, layer: str = "") -> Callable[[Array], Array]:
         """Returns images [B, H, W, 3] in [0, 1] -> one feature of the encoder, float32, in evaluation mode.
 
         Args:
-          layer: name of the feature; empty for the one that an inverter inverts, or the default one of a classifier.
+          layer: name of the feature; empty for `default_layer`.
 
         Raises:
           UserError: a layer that the encoder does not have, or a network without an encoder.
         """
-        own = self.layer if self.kind == INVERTER else self.encoder.module.default_layer
+        own = self.default_layer
         if layer and layer not in (known := self.encoder.module.feature_specs()):
             raise unknown(f"layer of {self.encoder.description['encoder']}", layer, known)
         # Images of any size have the inverted feature, those of the training all others.

@@ -27,8 +27,8 @@ from arinv.types import Array, Batch, Metrics
 
 # Keys of the position of the log: sums of metrics since its last line, and whether an evaluation of the step is due.
 SUMS, EVALUATES = "sums", "evaluates"
-# The share of an epoch, and the least seconds of it, above which the input is reported as the bottleneck.
-_SLOW_INPUT, _EPOCH_SECONDS = 0.3, 10.0
+# The share of waiting, and the lines of the log in a row above it, from which the input is reported as the bottleneck.
+_SLOW_INPUT, _SLOW_LINES = 0.3, 3
 # (state, batch or stacked batches, key, *frozen) -> (state, metrics, those of several steps stacked)
 Call = Callable[..., tuple[TrainState, Metrics]]
 
@@ -154,7 +154,7 @@ def fit(
         watch = stack.enter_context(speed.Speed(peak_flops))
         profile = stack.enter_context(profile or Profile(checkpoints.directory, ()))
         bar = stack.enter_context(progress_bar(None, title, initial=step, total=num_steps, unit="step"))
-        log = _Log(title, bar, writer, checkpoints, notices or {}, watch, steps_per_epoch=batches.steps_per_epoch)
+        log = _Log(title, bar, writer, checkpoints, notices or {})
 
         def evaluate_and_log():
             with watch.paused():
@@ -176,7 +176,7 @@ def fit(
                 watch.fed(next_batches)
             bar.update(prepared.num_steps)
             if last or step % every.log == 0 or step % every.checkpoint == 0:
-                log(step, meter.flush())
+                log(step, meter.flush(), watch.rates())
             evaluates = last or step % every.evaluate == 0
             stop = has_to_stop(step) and not last
             if stop or evaluates:  # only a finite state is worth saving
@@ -382,25 +382,14 @@ def _add_in_order(metrics: Metrics, *sums: Metrics) -> Metrics:
 class _Log:
     """Reports metrics and speed in the log and the progress bar, and notices on stderr."""
 
-    def __init__(
-        self,
-        title: str,
-        bar: Any,
-        writer: Writer,
-        checkpoints: Checkpoints,
-        notices: Mapping[str, str],
-        watch: speed.Speed,
-        *,
-        steps_per_epoch: int,
-    ):
+    def __init__(self, title: str, bar: Any, writer: Writer, checkpoints: Checkpoints, notices: Mapping[str, str]):
         self._title, self._bar, self._writer, self._checkpoints = title, bar, writer, checkpoints
-        self._notices, self._watch = notices, watch
-        self._steps_per_epoch, self._epoch_end = steps_per_epoch, bar.n + steps_per_epoch
-        self._has_reported_memory = self._has_reported_input = False
+        self._notices = notices
+        self._has_reported_memory, self._slow_lines = False, 0
 
-    def __call__(self, step: int, values: Mapping[str, float]) -> None:
+    def __call__(self, step: int, values: Mapping[str, float], rates: Mapping[str, float]) -> None:
         check_finite(values, step, self._checkpoints)
-        rates, memory = self._watch.rates(), speed.device_memory()
+        memory = speed.device_memory()
         metrics = {f"train/{name}": value for name, value in values.items()}
         self._writer.scalars(step, metrics | {f"speed/{name}": value for name, value in {**rates, **memory}.items()})
         self._bar.set_postfix_str(", ".join(filter(None, [_show(values), speed.show(rates)])), refresh=False)
@@ -410,18 +399,17 @@ class _Log:
         if memory and not self._has_reported_memory:
             self._has_reported_memory = True
             self._report(f"at most {speed.show_memory(memory)} in use on each device")
-        if step >= self._epoch_end and self._watch.epoch_seconds >= _EPOCH_SECONDS:
-            self._epoch_end = step + self._steps_per_epoch
-            self._report_slow_input(step, self._watch.epoch_share())
+        self._report_slow_input(step, rates.get("waiting_for_input", 0.0))
 
     def _report_slow_input(self, step: int, share: float) -> None:
-        """Reports once that the devices waited for input for a large share of an epoch."""
-        if share > _SLOW_INPUT and not self._has_reported_input:
-            self._has_reported_input = True
-            self._report(
-                f"step {step}: the input is the bottleneck: the devices waited for it {share:.0%} of the last epoch. "
-                "What helps: more workers (data.num_workers), smaller images (arinv resize), fewer px (data.image_size)"
-            )
+        """Reports once that the devices of process 0 have waited for input for much of the last lines of the log."""
+        if self._slow_lines < _SLOW_LINES:
+            self._slow_lines = self._slow_lines + 1 if share > _SLOW_INPUT else 0
+            if self._slow_lines == _SLOW_LINES:
+                self._report(
+                    f"step {step}: the input is the bottleneck: the devices wait for it {share:.0%} of the time. What "
+                    "helps: more workers (data.num_workers), smaller images (arinv resize), fewer px (data.image_size)"
+                )
 
     def _report(self, text: str) -> None:
         distributed.report(f"\n{self._title}, {text}")

@@ -24,9 +24,6 @@ class Speed:
     Args:
       peak_flops: peak operations per second of all devices together; None if unknown.
       clock: returns the time in seconds.
-
-    Attributes:
-      epoch_seconds: that `rates` has counted since the last call of `epoch_share`.
     """
 
     def __init__(self, peak_flops: float | None = None, *, clock: Callable[[], float] = time.perf_counter):
@@ -35,7 +32,6 @@ class Speed:
         self._flops_per_image: float | None = None
         self._watcher = futures.ThreadPoolExecutor(1, "end-of-steps")
         self._ends: list[futures.Future] = []
-        self.epoch_seconds, self._epoch_waited = 0.0, 0.0
         self.restart()
 
     @property
@@ -86,18 +82,10 @@ class Speed:
         self.restart()
         if not images or seconds <= 0:
             return {}
-        self.epoch_seconds += seconds
-        self._epoch_waited += waited
         rates = {"images_per_second": images / seconds, "waiting_for_input": min(1.0, waited / seconds)}
         if self._peak and self._flops_per_image:
             rates["mfu"] = self._flops_per_image * images / seconds / self._peak
         return rates
-
-    def epoch_share(self) -> float:
-        """Returns the share of `epoch_seconds` in which the devices waited for input, and restarts them."""
-        share = self._epoch_waited / self.epoch_seconds
-        self.epoch_seconds, self._epoch_waited = 0.0, 0.0
-        return min(1.0, share)
 
     def _end_of(self, results: Any) -> float:
         jax.block_until_ready(results)

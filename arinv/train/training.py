@@ -132,7 +132,8 @@ def published_info(config: ConfigDict) -> data.SourceInfo:
     info = data.published(fields.name, fields.train_split, image_size=fields.image_size)
     num_classes, num_examples = (info.num_classes, info.num_examples) if info else (0, 0)
     if fields.classes:
-        num_examples = num_classes and round(num_examples * len(fields.classes) / num_classes)
+        is_even = num_classes and not fields.get("label")  # classes of an attribute differ in number
+        num_examples = round(num_examples * len(fields.classes) / num_classes) if is_even else 0
         num_classes = len(fields.classes)
     if fields.num_train:
         limited = num_examples and not data.split_name(fields.name)[0].selects_examples

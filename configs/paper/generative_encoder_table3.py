@@ -6,7 +6,7 @@
 The paper's rock is a scan of Bentheimer sandstone at 256 px; dataset=blobs is a synthetic porous volume, not a scan,
 dataset=volume:rock.npy one of yours. scale=paper: 256 px, all slices of the test part, an accelerator; without encoder=
 and metric_encoder= no search by a robust encoder and no FID, as in the paper, since slices have no labels to train a
-classifier. scale=small: 32 px, 64 slices, narrow networks, 1,000 steps in each stage of a GAN; with 200
+classifier. scale=small: 32 px, 32 slices, narrow networks, 1,000 steps in each stage of a GAN; with 200
 (--config.stages.latent*_size*.num_steps=200) 44 minutes on two cores: 15.56 dB by invertGAN, 11.0 to 11.9 dB by the
 search that compares codes.
 

@@ -41,7 +41,7 @@ _EPOCHS_OF = {"class_inverters": 4.0}
 # Of DeePSiM at scale=small, by encoder and image size: two images of CIFAR-10 then differ as much in the classifier's
 # conv5 as in pixels, both weighted (2,400, measured); likewise in conv5 of CaffeNet's comparator without labels.
 _SMALL_FEATURE_WEIGHTS = {("caffenet", 64): 40.0, ("alexnet_small", 32): 3.4}
-_SMALL_COMPARATOR_WEIGHT = 2.7
+_SMALL_COMPARATOR_WEIGHTS = {("caffenet", 64): 2.7}
 _DENOISER_BATCH = 16  # of larger images than the others'
 _NUM_REFERENCE = 4096  # images whose features' statistics the published samples have, at scale=paper
 _NUM_TEST = {"autoattack": 256, "high_resolution": 128}
@@ -256,12 +256,9 @@ def deepsim_weights(args: ConfigDict, *, left_out: str = "", is_unsupervised: bo
     """
     weights = {name: tasks.LOSSES["deepsim"][name] for name in ("pixel", "feature", "adversarial")}
     side = args.image_size or encoders.image_size(args.encoder)
-    if args.scale == "small" and (args.encoder, side) in _SMALL_FEATURE_WEIGHTS:
-        feature = _SMALL_FEATURE_WEIGHTS[args.encoder, side]
-        weights |= {
-            "pixel": weights["pixel"] * (227 / side) ** 2,
-            "feature": _SMALL_COMPARATOR_WEIGHT if is_unsupervised else feature,
-        }
+    measured = _SMALL_COMPARATOR_WEIGHTS if is_unsupervised else _SMALL_FEATURE_WEIGHTS
+    if args.scale == "small" and (args.encoder, side) in measured:
+        weights |= {"pixel": weights["pixel"] * (227 / side) ** 2, "feature": measured[args.encoder, side]}
     return weights | ({left_out: 0.0} if left_out else {})
 
 

@@ -18,6 +18,7 @@ from launch.benchmarks.devices import ROOT
 from launch.benchmarks.measurement import Benchmark, Options, Prepared
 
 _STAGE = "robust_encoder"
+_PREALLOCATION = "XLA_PYTHON_CLIENT_PREALLOCATE"
 _COMMANDS = {
     "help": (["--help"], 0),
     "mistake": (["--config=quickstart:encoder=resnet19", "--workdir=never"], 2),
@@ -27,7 +28,12 @@ _CASES = (*_COMMANDS, "first_step", "first_step_cold")
 
 def _environment(programs: pathlib.Path) -> dict[str, str]:
     """Returns the environment of a user whose compiled programs are kept in a directory."""
-    own = ("JAX_COMPILATION_CACHE_DIR", "JAX_ENABLE_COMPILATION_CACHE", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS")
+    own = (
+        _PREALLOCATION,
+        "JAX_COMPILATION_CACHE_DIR",
+        "JAX_ENABLE_COMPILATION_CACHE",
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS",
+    )
     kept = {name: value for name, value in os.environ.items() if name not in own}
     return {**kept, "XDG_CACHE_HOME": str(programs), "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
 
@@ -70,7 +76,7 @@ def _first_step(options: Options, folder: pathlib.Path) -> None:
 
 def prepare(case: str, options: Options) -> Prepared:
     """Makes the directory of a case, and its compiled programs where they are those of an earlier run."""
-    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # this process needs the device's name only
+    os.environ[_PREALLOCATION] = "false"  # this process needs the device's name only
     from launch.benchmarks import jax_steps
 
     folder = pathlib.Path(tempfile.mkdtemp(prefix="arinv_startup_"))

@@ -25,7 +25,7 @@ from arinv.ops.degradations import build_operator, image_keys
 from arinv.tasks import TASKS
 from arinv.train import autoencoder, gan, training
 from configs import autoencoder as autoencoder_config
-from configs import classifier, restoration, restore, truth_table, volume
+from configs import classifier, restoration, restore, tasks, truth_table, volume
 
 
 @pytest.fixture(scope="module")
@@ -106,9 +106,19 @@ def test_restoration_compares_the_features_of_a_layer(networks, untrained, resto
     main.run(config, tmp_path / "conv1")
     conv1, conv5 = (read_arrays(place / "restored.npz")["features"] for place in (tmp_path / "conv1", restored))
     assert (conv1 != conv5).any()
+    layers = [json.loads((place / "results.json").read_text())["layers"] for place in (tmp_path / "conv1", restored)]
+    assert layers == [{"features": "conv1"}, {"features": "conv5"}]
     config.layer = "conv9"
     with pytest.raises(UserError, match="unknown layer of alexnet_small 'conv9'; known: conv1"):
         main.run(config, tmp_path / "conv9")
+    stages = {"encoder": classifier.get_config("smoke=True,image_size=16"), "restoration": config}
+    config.encoders = {"features": "stage:encoder"}
+    with pytest.raises(UserError, match="conv9"):
+        main.run(tasks.experiment(stages), tmp_path / "planned")
+    config.encoders, config.methods = {}, ("invertgan",)
+    with pytest.raises(UserError, match="layer='conv9' needs encoders"):
+        main.run(config, tmp_path / "none")
+    assert not any((tmp_path / name).exists() for name in ("conv9", "planned", "none"))
     for module in (restoration, restore):
         with pytest.raises(ValueError, match="layer=conv1 needs encoder="):
             module.get_config("layer=conv1")

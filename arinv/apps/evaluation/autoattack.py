@@ -137,7 +137,7 @@ def run(run: Run) -> dict[str, Any]:
 
 
 def _self_test(run: Run, cache: ResultCache, logits_fn: LogitsFn, images: np.ndarray, labels: np.ndarray) -> list[str]:
-    """Returns a message for each attack that moves an image within a radius of 0, tested and reported once."""
+    """Returns a message for each attack that moves an image within a radius of 0, tested once."""
     saved = cache.load(_SELF_TEST)
     if saved is not None:
         return saved["messages"].tolist()

@@ -63,6 +63,8 @@ def check(config: ConfigDict) -> None:
         raise UserError("gan is empty; name the workdir of a GAN's training, such as runs/gan/size32")
     if not config.autoencoder and {AUTOENCODER, SEARCH} & methods:
         raise UserError("autoencoder is empty; name the workdir of an autoencoder's training")
+    if config.layer and not config.encoders:
+        raise UserError(f"layer={config.layer!r} needs encoders, the networks whose features are compared")
     if not config.aegan and AEGAN in methods:
         raise UserError("aegan is empty; name the workdir of an AEGAN, of configs/autoencoder.py:networks=aegan")
 
@@ -84,9 +86,11 @@ def check_inputs(run: Run) -> None:
             network = _load_network(run, name, kind, size)
             size, channels = network.image_size, network.description.get("channels", 3)
     for reference in filter(None, config.encoders.values()):
-        encoder = run.check_network(reference, kind=(INVERTER, CLASSIFIER), image_size=size)
+        encoder, stage = run.check_network(reference, kind=(INVERTER, CLASSIFIER), image_size=size), None
         if encoder:
             encoder.layer_fn(config.layer)  # raises
+        elif config.layer and (stage := run.planned(reference)) is not None:
+            models.feature_spec(stage.encoder.name, config.layer, **stage.encoder.options)  # raises
     if size:
         check_size(operator_of(config), image_size=size, channels=channels)
 

@@ -220,6 +220,9 @@ def _results(
         "operator": {**run.config.operator.to_dict(), "formula": operator.formula},
         "solver": run.config.solver.to_dict(),
         "networks": {name: network.fingerprint for name, network in networks.items()},
+        "layers": {
+            name: run.config.layer or networks[name].default_layer for name in run.config.encoders if name in networks
+        },
         "batch_size": run.config.batch_size,
         "num_images": len(next(iter(values.values()))["mse"]),
         "variants": {name: _VARIANTS[name] for name in _VARIANTS if name in entries[_DEGRADED]},
@@ -305,6 +308,8 @@ def _note(run: Run, results: Mapping[str, Any]) -> str:
         f"standard deviation over images. Search: Adam at {solver['learning_rate']:g}, {solver['num_steps']} steps, "
         "the same starts for all methods. Squared errors of images in [-1, 1] are 4 times these."
     )
+    if results["layers"]:
+        text += f" Compared: {', '.join(f'{layer} of {name}' for name, layer in results['layers'].items())}."
     if curve["mse"] and curve["steps"]:
         errors = (f"{name} {', '.join(f'{value:.4f}' for value in values)}" for name, values in curve["mse"].items())
         text += f" Squared error after {', '.join(map(str, curve['steps']))} steps: {'; '.join(errors)}."

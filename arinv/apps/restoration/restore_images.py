@@ -219,5 +219,5 @@ def _note(config: ConfigDict, results: Mapping[str, Any]) -> str:
     size, formula = results["image_size"], results["operator"]["formula"]
     masked = f" ({results['masked_share']:.1%} of the pixels)" if "masked_share" in results else ""
     if config.degraded and not masked:
-        formula = f"degraded already, by {config.operator.name}"
+        formula = "degraded already" + (f", by {config.operator.name}" if config.operator.name != "identity" else "")
     return f"{results['num_images']} images of {config.data.name} at {size} px: {formula}{masked}."

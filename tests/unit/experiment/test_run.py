@@ -91,13 +91,14 @@ def gan_config(first, extra, **fields):
     return config
 
 
-def test_open_extra_takes_the_options_of_the_first_source(tmp_path, capsys):
+def test_open_extra_takes_the_options_of_the_first_source_but_not_its_window(tmp_path, capsys):
     first, extra = (folder_of_images(tmp_path / name, "a", "b") for name in ("first", "extra"))
     config = gan_config(first, extra, channels=1, window=(8, 8, 8))
     run = Run(config, tmp_path)
     train = run.open_data("train")
     source = run.open_extra(train)
-    assert source[0]["image"].shape == train[0]["image"].shape == (16, 16, 1) and source[0]["image"].min() == 255
+    assert source[0]["image"].shape == train[0]["image"].shape == (16, 16, 1)
+    assert train[0]["image"].min() == 255 and source[0]["image"].min() == 0  # images whose border is black
     assert f"{extra} train: skipped 1 unreadable image(s)" in capsys.readouterr().err
     config.data.on_bad_image = "error"
     with pytest.raises(UserError, match="damaged.png"):
@@ -110,7 +111,7 @@ def test_open_dataset_looks_in_data_dir(tmp_path):
         open_dataset(config, "tfds:pets", "train")
 
 
-def test_open_dataset_omits_the_window_where_the_dataset_has_none(tmp_path):
+def test_open_dataset_omits_the_window_of_another_dataset(tmp_path):
     np.savez(tmp_path / "a.npz", image=np.zeros((4, 8, 8, 3), np.uint8), label=np.array([0, 1, 0, 1]))
     config = gan_config(folder_of_images(tmp_path / "first", "0", "1"), "", window=(8, 8, 8))
     assert len(open_dataset(config, f"npz:{tmp_path}/a.npz", "all")) == 4

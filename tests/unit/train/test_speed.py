@@ -177,25 +177,17 @@ def test_speed_excludes_evaluations():
 
 
 @pytest.mark.parametrize(
-    ("lines", "shown"),
+    ("shares", "shown"),
     [
-        ([(2, 8, 8), (4, 8, 1), (8, 20, 20)], "step 4: the input is the bottleneck: the devices waited for it 56%"),
-        ([(4, 20, 5), (8, 20, 5)], ""),  # a quarter
-        ([(4, 4, 4), (5, 8, 8)], "step 5: the input is the bottleneck: the devices waited for it 100%"),  # short epochs
-        ([(3, 60, 60)], ""),  # not yet an epoch
+        ([0.9, 0.5, 0.56, 0.9, 0.9, 0.9], "step 3: the input is the bottleneck: the devices wait for it 56%"),
+        ([0.9, 0.9, 0.3, 0.9, 0.9], ""),
     ],
 )
-def test_input_that_is_the_bottleneck_is_named_once(lines, shown, capsys):
-    """Lines of the log at a step, after so many seconds, of which so many were waited; epochs of four steps."""
-    seconds = [0.0]
+def test_input_that_is_the_bottleneck_is_named_once(shares, shown, capsys):
     bar = types.SimpleNamespace(n=0, set_postfix_str=lambda *_, **__: None)
-    writer = types.SimpleNamespace(scalars=lambda *_: None)
-    with speed.Speed(clock=lambda: seconds[0]) as watch:
-        log = loop._Log("inverter", bar, writer, None, {}, watch, steps_per_epoch=4)
-        for step, passed, waited in lines:
-            watch._images, watch._waited = 10, waited
-            seconds[0] += passed
-            log(step, {})
+    log = loop._Log("inverter", bar, types.SimpleNamespace(scalars=lambda *_: None), None, {})
+    for step, share in enumerate(shares, 1):
+        log(step, {}, {"images_per_second": 1.0, "waiting_for_input": share})
     errors = capsys.readouterr().err
     assert errors.count("bottleneck") == bool(shown) and shown in errors
     assert not shown or "data.num_workers), smaller images (arinv resize), fewer px (data.image_size)" in errors
