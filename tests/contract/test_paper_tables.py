@@ -454,3 +454,11 @@ def test_readme_has_a_row_for_every_table():
     ) == {name.removeprefix("paper/") for name in NAMES}
     for argument in setting._ARGUMENTS:
         assert re.search(rf"`{argument}`", text), argument
+
+
+@pytest.mark.parametrize(
+    ("figures", "networks"), [("14", "began"), ("9", "progressive"), ("9+14", "began and progressive")]
+)
+def test_the_title_of_the_generative_encoder_s_figures_names_its_generators(figures, networks):
+    report = generative_encoder_figures.get_config(f"figures={figures}").stages.report
+    assert report.title.endswith(f"measured with {networks} on cifar10")
