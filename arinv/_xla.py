@@ -1,4 +1,4 @@
-"""Flags and compiler options that depend on the version of XLA.
+"""Flags and compiler options that depend on the version of XLA, and what it gains from the processor.
 
 JAX is imported inside functions only: XLA reads XLA_FLAGS once, at the first use of a device.
 """
@@ -6,6 +6,7 @@ JAX is imported inside functions only: XLA reads XLA_FLAGS once, at the first us
 import contextlib
 import functools
 import os
+import pathlib
 from collections.abc import Mapping, MutableMapping
 from importlib import metadata
 from typing import Any, NamedTuple
@@ -51,6 +52,8 @@ _VERSIONS = {
 # With one of these a program on a GPU returns the same bits each time.
 _DETERMINISM = ("--xla_gpu_deterministic_ops", "--xla_gpu_exclude_nondeterministic_ops")
 
+_BFLOAT16_INSTRUCTIONS = {"avx512_bf16", "amx_bf16"}  # as Linux names them
+
 # Options for a program that runs once or a few times, each passed only to compilers that accept it.
 _QUICK_OPTIONS = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
 
@@ -82,6 +85,16 @@ def is_deterministic() -> bool:
     """Returns whether XLA_FLAGS asks for programs that return the same bits each time on a GPU."""
     flags = os.environ.get("XLA_FLAGS", "").split()
     return any(f"{name}{value}" in flags for name in _DETERMINISM for value in ("", "=true", "=1"))
+
+
+@functools.cache
+def has_bfloat16_products() -> bool:
+    """Returns whether the processor has AVX512-BF16 or AMX, for products of bfloat16; on Linux only."""
+    try:
+        words = pathlib.Path("/proc/cpuinfo").read_text().split()
+    except OSError:
+        return False
+    return not _BFLOAT16_INSTRUCTIONS.isdisjoint(words)
 
 
 def quick_options() -> dict[str, Any]:

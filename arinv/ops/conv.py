@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from arinv import _xla
 from arinv.errors import UserError
 from arinv.types import Array
 
@@ -27,6 +28,8 @@ LAYOUT = lax.ConvDimensionNumbers((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))  # N
 _FEW_CHANNELS, _MAX_OUTPUTS = 4, 32
 # For kernels from more channels than the first to few, products at each position do, where they fit into the cache.
 _MIN_INPUTS_OF_PRODUCTS, _MAX_BYTES_OF_PRODUCTS = 17, 16 * 2**20
+# Products of bfloat16 pay for kernels from and to this many channels, in parts that stay in the cache; measured.
+_MIN_CHANNELS_OF_STRIPS, _BYTES_OF_STRIPS, _MAX_BYTES_OF_STRIPS = 16, 3 * 2**20, 6 * 2**20
 # Two groups one by one take a fifth to a twelfth of the time of XLA's grouped convolution, forward and backward.
 _MAX_GROUPS = 2
 
@@ -285,7 +288,10 @@ _correlate.defvjp(_correlate_fwd, _correlate_bwd)
 
 
 def convolve(x: Array, w: Array, strides: tuple[int, int], pads: Pads) -> Array:
-    """Returns the convolution of x with w, in blocks or by products at each position where that is faster on a CPU.
+    """Returns the convolution of x with w, in the form that is fastest on a CPU.
+
+    XLA converts 16-bit numbers to float32 for its convolutions, slowly. Here they are converted before, or multiplied
+    as they are where the processor has instructions for that; sums are float32.
 
     Args:
       x: [B, H, W, in].
@@ -294,10 +300,15 @@ def convolve(x: Array, w: Array, strides: tuple[int, int], pads: Pads) -> Array:
       pads: ((top, bottom), (left, right)).
 
     Returns:
-      [B, H', W', out].
+      [B, H', W', out], of the dtype of `x`.
     """
     axes = zip(x.shape[1:3], pads, w.shape[:2], strides, strict=True)
     outputs = [(n + sum(pair) - k) // stride + 1 for n, pair, k, stride in axes]
+    if jnp.finfo(x.dtype).bits == 16:
+        if num_images := _num_images_of_strips(x, w, outputs):
+            return _convolve_strips(x, w, strides, pads, outputs, num_images)
+        wide = convolve(x.astype(jnp.float32), w.astype(jnp.float32), strides, pads)
+        return wide.astype(x.dtype)
     if strides == (1, 1) and _is_from_many_to_few(x, w):
         return _convolve_products(x, w, pads, outputs)
     block = _BLOCKS.get(strides)
@@ -337,13 +348,49 @@ def _convolve_products(x, w, pads, outputs):
     """Returns the convolution as one matrix product of all positions and taps, whose results are shifted and added."""
     kh, kw, c_in, c_out = w.shape
     taps = w.transpose(2, 0, 1, 3).reshape(c_in, -1)
-    products = lax.dot_general(x, taps, (((3,), (0,)), ((), ())), preferred_element_type=jnp.float32)
+    products = lax.dot_general(x, taps, (((3,), (0,)), ((), ())))
     products = products.reshape(*x.shape[:3], kh, kw, c_out)
     around = ((0, 0, 0), *((low, high, 0) for low, high in pads), *[(0, 0, 0)] * 3)
     products = lax.pad(products, jnp.zeros((), products.dtype), around)  # pads may be negative
     rows, columns = outputs
     terms = [products[:, i : i + rows, j : j + columns, i, j] for i in range(kh) for j in range(kw)]
-    return functools.reduce(jnp.add, terms).astype(x.dtype)
+    return functools.reduce(jnp.add, terms)
+
+
+def _num_images_of_strips(x, w, outputs):
+    """Returns the number of images of a part, a divisor of the batch, or 0 where strips do not pay.
+
+    Parts would gather a batch that is split among devices.
+    """
+    one = 2 * x.shape[1] * outputs[1] * w.shape[1] * x.shape[3]  # bytes, but for the padding
+    is_wide = min(w.shape[2:]) >= _MIN_CHANNELS_OF_STRIPS and x.dtype == w.dtype == jnp.bfloat16
+    if not (is_wide and one <= _MAX_BYTES_OF_STRIPS and _xla.has_bfloat16_products() and jax.device_count() == 1):
+        return 0
+    limit = max(1, _BYTES_OF_STRIPS // one)
+    return max(number for number in range(1, limit + 1) if x.shape[0] % number == 0)
+
+
+def _convolve_strips(x, w, strides, pads, outputs, num_images):
+    """Returns the convolution of bfloat16: for each part of the batch, one matrix product for each row of the kernel.
+
+    The inputs of a row's columns are side by side in the channels.
+    """
+    (stride_h, stride_w), (rows, columns), (kh, kw, _, c_out) = strides, outputs, w.shape
+    kernels = w.reshape(kh, -1, c_out)
+    height, width = (rows - 1) * stride_h + 1, (columns - 1) * stride_w + 1
+    around = ((0, 0, 0), *((low, high, 0) for low, high in pads), (0, 0, 0))
+
+    def convolve_part(x):
+        x = lax.pad(x, jnp.zeros((), x.dtype), around)
+        x = jnp.concatenate([x[:, :, j : j + width : stride_w] for j in range(kw)], -1)
+        strips = (x[:, i : i + height : stride_h].reshape(-1, x.shape[-1]) for i in range(kh))
+        terms = [
+            jnp.matmul(strip, w, preferred_element_type=jnp.float32) for strip, w in zip(strips, kernels, strict=True)
+        ]
+        return functools.reduce(jnp.add, terms).astype(x.dtype)
+
+    parts = x.reshape(-1, num_images, *x.shape[1:])
+    return lax.map(convolve_part, parts).reshape(x.shape[0], rows, columns, c_out)
 
 
 def _convolve_blocks(x, w, strides, pads, block):

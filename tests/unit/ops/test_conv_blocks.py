@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from jax import lax
 
+from arinv import _xla
 from arinv.ops.conv import LAYOUT, convolve
 
 
@@ -46,3 +47,57 @@ def test_products_of_bfloat16_are_summed_in_float32(key):
     exact = convolve(*(value.astype(jnp.float32) for value in halves), (1, 1), ((2, 2), (2, 2)))
     assert result.dtype == jnp.bfloat16
     np.testing.assert_array_equal(result, exact.astype(jnp.bfloat16))
+
+
+@pytest.mark.parametrize("size, kernel, strides, pads, channels, parts", [
+    ((6, 5), (3, 3), (1, 1), ((1, 1), (1, 1)), (16, 24), 1),
+    ((9, 8), (3, 2), (2, 1), ((0, 2), (1, -1)), (17, 16), 1),
+    ((7, 7), (1, 1), (2, 2), ((0, 0), (0, 0)), (32, 16), 1),
+    ((224, 112), (3, 3), (1, 1), ((1, 1), (1, 1)), (16, 16), 6),  # an image at a time
+    ((100, 70), (3, 3), (1, 1), ((1, 1), (1, 1)), (24, 16), 2),  # of four that fit, three divide the batch
+])  # fmt: skip
+def test_strips_of_bfloat16_equal_float32_rounded_once(key, monkeypatch, size, kernel, strides, pads, channels, parts):
+    monkeypatch.setattr(_xla, "has_bfloat16_products", lambda: True)
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    x = jax.random.normal(key, (6, *size, channels[0]), jnp.bfloat16)
+    w = jax.random.normal(jax.random.fold_in(key, 1), (*kernel, *channels), jnp.bfloat16)
+    equations = jax.make_jaxpr(lambda x, w: convolve(x, w, strides, pads))(x, w).eqns
+    assert [e.params["length"] for e in equations if e.primitive.name == "scan"] == [parts]
+    result = convolve(x, w, strides, pads)
+    wide = (value.astype(jnp.float32) for value in (x, w))
+    exact = lax.conv_general_dilated(*wide, strides, pads, dimension_numbers=LAYOUT)
+    assert result.dtype == jnp.bfloat16
+    np.testing.assert_allclose(np.asarray(result, np.float32), exact, rtol=2**-8, atol=1e-4)
+
+
+@pytest.mark.parametrize("has_products, num_devices, dtype, channels, size", [
+    (False, 1, "bfloat16", (16, 16), (6, 6)),
+    (True, 8, "bfloat16", (16, 16), (6, 6)),  # parts would gather a batch that is split
+    (True, 1, "float16", (16, 16), (6, 6)),
+    (True, 1, "float32", (16, 16), (6, 6)),
+    (True, 1, "bfloat16", (3, 64), (6, 6)),
+    (True, 1, "bfloat16", (64, 3), (6, 6)),
+    (True, 1, "bfloat16", (64, 64), (224, 224)),  # strips beyond the cache
+])  # fmt: skip
+def test_other_convolutions_sum_float32(key, monkeypatch, has_products, num_devices, dtype, channels, size):
+    monkeypatch.setattr(_xla, "has_bfloat16_products", lambda: has_products)
+    monkeypatch.setattr(jax, "device_count", lambda: num_devices)
+    x, w = jnp.ones((2, *size, channels[0]), dtype), jnp.ones((3, 3, *channels), dtype)
+    jaxpr = jax.make_jaxpr(lambda x, w: convolve(x, w, (1, 1), ((1, 1), (1, 1))))(x, w)
+    sums = [e for e in jaxpr.eqns if e.primitive.name in ("conv_general_dilated", "dot_general", "scan")]
+    assert [(e.primitive.name == "scan", e.outvars[0].aval.dtype) for e in sums] == [(False, jnp.float32)]
+    assert jaxpr.out_avals[0].dtype == dtype
+
+
+@pytest.mark.parametrize(("flags", "expected"), [
+    ("flags : fpu avx512_bf16 sse", True), ("flags : amx_bf16", True), ("flags : avx512f", False), (None, False),
+])  # fmt: skip
+def test_instructions_for_bfloat16_are_those_of_cpuinfo(monkeypatch, flags, expected):
+    def read_text(path):
+        assert str(path) == "/proc/cpuinfo"
+        if flags is None:
+            raise FileNotFoundError
+        return flags
+
+    monkeypatch.setattr(_xla.pathlib.Path, "read_text", read_text)
+    assert _xla.has_bfloat16_products.__wrapped__() is expected
