@@ -25,7 +25,8 @@ Arguments: dataset, classes, data_dir, on_bad_image, dtype and smoke of configs/
 
 Stages: those of the GAN, autoencoder, restoration. Fields that are often set: stages.restoration.solver (num_steps,
 learning_rate, penalty, threshold: images whose loss is below it are not updated further, num_starts: of which the best
-is used), .methods, .curve_steps (of the errors in results.json) and .data.num_test (64; 0: all);
+is used), .allow_other_size (true: encoder and metric_encoder may have been trained on images of another size),
+.methods, .curve_steps (of the errors in results.json) and .data.num_test (64; 0: all);
 stages.size*.num_steps, stages.autoencoder.num_epochs.
 """
 
@@ -154,6 +155,7 @@ def search(args, name, *, networks):
     config.gan, config.autoencoder, config.aegan = networks
     config.encoders = {"features": args.encoder} if args.encoder else {}
     config.layer = args.layer  # of the encoders
+    config.allow_other_size = False  # whether encoders, and metric_encoder, may be of images of another size
     config.operator = tasks.operator(args)
     config.solver = {"num_steps": 1400, "learning_rate": 0.1, "penalty": 0.0, "threshold": 0.0, "num_starts": 1}
     return config

@@ -307,7 +307,7 @@ def check_metric_encoder(run: Run) -> None:
       UserError: none there, or one of another image size.
     """
     if reference := run.config.metric_encoder:
-        run.check_network(reference, kind=CLASSIFIER, image_size=run.config.data.get("image_size"))
+        run.check_network(reference, kind=CLASSIFIER, **_size_options(run.config))
 
 
 def load_metric_encoder(run: Run) -> MetricNetwork | None:
@@ -319,7 +319,12 @@ def load_metric_encoder(run: Run) -> MetricNetwork | None:
     reference = run.config.metric_encoder
     if not reference:
         return None
-    return metric_network(run.load(reference, kind=CLASSIFIER, image_size=run.config.data.image_size))
+    return metric_network(run.load(reference, kind=CLASSIFIER, **_size_options(run.config)))
+
+
+def _size_options(config):
+    """Returns the options of `load` by which a network must be of the images' size, unless the config allows others."""
+    return {"image_size": config.data.get("image_size"), "allow_other_size": config.get("allow_other_size", False)}
 
 
 def metric_network(encoder: Trained, which: str = "given encoder") -> MetricNetwork:

@@ -159,18 +159,21 @@ class Trained:
     def layer_fn(self, layer: str = "") -> Callable[[Array], Array]:
         """Returns images [B, H, W, 3] in [0, 1] -> one feature of the encoder, float32, in evaluation mode.
 
+        For a convolutional layer only the convolutions run, so that images may have any size.
+
         Args:
           layer: name of the feature; empty for `default_layer`.
 
         Raises:
           UserError: a layer that the encoder does not have, or a network without an encoder.
         """
-        own = self.default_layer
-        if layer and layer not in (known := self.encoder.module.feature_specs()):
-            raise unknown(f"layer of {self.encoder.description['encoder']}", layer, known)
-        # Images of any size have the inverted feature, those of the training all others.
-        features_fn = self.features_fn if layer in ("", own) else self.encoder.features_fn
-        return jax.tree_util.Partial(_layer_function(layer or own), features_fn)
+        name, module = layer or self.default_layer, self.encoder.module
+        if name not in (specs := module.feature_specs()):
+            raise unknown(f"layer of {self.encoder.description['encoder']}", name, specs)
+        if not specs[name].is_vector:
+            module = module.clone(num_classes=0)
+        features_fn = jax.tree_util.Partial(_features_function(module), self.encoder.variables)
+        return jax.tree_util.Partial(_layer_function(name), features_fn)
 
     def sample(self, key: Array, count: int) -> Array:
         """Returns images of a GAN or a variational autoencoder, drawn from the prior of its latents.

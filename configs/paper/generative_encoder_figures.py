@@ -22,8 +22,8 @@ Arguments: scale, data_dir, dtype and smoke of configs/paper/README.md, and
   volume             of Figure 12: blobs, which is synthetic, or volume:PATH (configs/volume.py)
   networks, options  of the GAN: progressive, began or dcgan
   gan                workdir of a GAN, which is used instead of a new one
-  encoder            workdir or zoo:NAME of the robust encoder, for images of image_size; empty: that of the scale, of
-                     other images than the paper's none
+  encoder            workdir or zoo:NAME of the robust encoder, of image_size unless it is the default; empty:
+                     that of the scale, of other images than the paper's none
   metric_encoder     likewise of the classifier whose features FID compares
   dataset, classes   of configs/restoration.py: the images of all figures but 12, and labels to keep (empty: all),
                      instead of the scale's

@@ -12,8 +12,8 @@ attributes, an accelerator with 64 GiB of memory beside it; scale=small: a class
 Arguments: scale, data_dir, dtype and smoke of configs/paper/README.md, and
   networks, options  of the GAN: progressive, began or dcgan
   gan                workdir of a GAN, which is used instead of a new one
-  encoder            workdir or zoo:NAME of the robust encoder, for images of image_size; empty: the scale's, of other
-                     images than the paper's none
+  encoder            workdir or zoo:NAME of the robust encoder, of image_size unless it is the default; empty:
+                     the scale's, of other images than the paper's none
   metric_encoder     likewise of the classifier whose features FID compares
   operator, operator_options  what the images are degraded by (configs/restoration.py); the paper's table has identity
   dataset, classes   of configs/restoration.py: the images, and labels to keep (empty: all), instead of the scale's

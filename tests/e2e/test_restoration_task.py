@@ -410,6 +410,18 @@ def test_networks_of_other_images_are_refused_before_the_run(networks, untrained
         restore.get_config("aegan=runs/aegan,encoder=zoo:x,images=photos")
 
 
+def test_encoders_of_another_size_are_used_where_the_config_allows_it(networks, untrained, tmp_path):
+    write_gan(tmp_path / "large", seed=0, image_size=32)
+    config = config_of(networks, untrained, methods=("features",), gan=f"{tmp_path}/large", autoencoder="", aegan="")
+    config.data.image_size = 32
+    with pytest.raises(UserError, match="of 16 px, but data.image_size is 32; .* or allow_other_size=True to compare"):
+        main.run(config, tmp_path / "run")
+    config.allow_other_size = True
+    main.run(config, tmp_path / "run")
+    entry = json.loads((tmp_path / "run" / "results.json").read_text())["entries"]["features"]
+    assert np.isfinite(entry["mse"]) and np.isfinite(entry["fid_alexnet_small_conv5_n8"])
+
+
 def test_an_autoencoder_of_another_operator_is_reported(networks, untrained, capsys, tmp_path):
     config = config_of(networks, untrained, methods=("autoencoder",))
     write_autoencoder(tmp_path / "own", seed=1, operator={"name": "noise", "options": {"sigma": 0.1}})

@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 from arinv import models, parallel
 from arinv.apps.restoration.solver import Solution, solve
 from arinv.errors import UserError, unknown
+from arinv.experiment.descriptions import OtherSize
 from arinv.experiment.fields import channels_of
 from arinv.experiment.run import Run
 from arinv.experiment.trained import AUTOENCODER, CLASSIFIER, GAN, INVERTER, Trained
@@ -86,10 +87,11 @@ def check_inputs(run: Run) -> None:
             network = _load_network(run, name, kind, size)
             size, channels = network.image_size, network.description.get("channels", 3)
     for reference in filter(None, config.encoders.values()):
-        encoder, stage = run.check_network(reference, kind=(INVERTER, CLASSIFIER), image_size=size), None
-        if encoder:
-            encoder.layer_fn(config.layer)  # raises
-        elif config.layer and (stage := run.planned(reference)) is not None:
+        if (stage := run.planned(reference)) is None:
+            _load_encoder(run, reference, size).layer_fn(config.layer)  # raises
+            continue
+        run.check_planned(reference, kind=(INVERTER, CLASSIFIER), allow_other_size=config.allow_other_size)
+        if config.layer:
             models.feature_spec(stage.encoder.name, config.layer, **stage.encoder.options)  # raises
     if size:
         check_size(operator_of(config), image_size=size, channels=channels)
@@ -110,6 +112,19 @@ def _load_network(run: Run, name: str, kind: str, size: int | None) -> Trained:
     if kind == AUTOENCODER and ((own := network.description["autoencoder"]["networks"]) == AEGAN) != (name == AEGAN):
         raise UserError(f"{name}={reference} is an autoencoder of networks {own!r}; {_other_field(name)}")
     return network
+
+
+def _load_encoder(run: Run, reference: str, size: int | None) -> Trained:
+    """Returns an encoder whose features a search compares.
+
+    Raises:
+      UserError: as `load`.
+    """
+    options = {"image_size": size, "allow_other_size": run.config.allow_other_size}
+    try:
+        return run.load(reference, kind=(INVERTER, CLASSIFIER), **options)
+    except OtherSize as error:
+        raise UserError(f"{error}, or allow_other_size=True to compare its features at {size} px anyway") from error
 
 
 def _other_field(name: str) -> str:
@@ -137,7 +152,7 @@ def load(run: Run) -> dict[str, Trained]:
         )
     for name, reference in config.encoders.items():
         if name in methods:
-            networks[name] = run.load(reference, kind=(INVERTER, CLASSIFIER), image_size=min(sizes))
+            networks[name] = _load_encoder(run, reference, min(sizes))
     _report_operator(run, networks)
     return networks
 
