@@ -220,7 +220,7 @@ def test_follow_finds_runs_moved_together_or_behind_a_link(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "path", ["", " ", "gs://bucket/x", "s3:/bucket", "file:///x", "~no_such_user/x", "a\0b", "a" * 300]
+    "path", ["", " ", "gs://bucket/x", "s3:/bucket", "file:///x", "~no_such_user/x", "a\0b", "a" * 300, None, 3, b"a"]
 )
 def test_canonical_rejects_what_is_no_local_path(path):
     for function in (paths.canonical, paths.expanded):
