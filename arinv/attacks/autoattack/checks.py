@@ -24,6 +24,7 @@ from arinv.ops.images import to_float, to_uint8
 from arinv.ops.inputs import as_array, as_images, as_labels, as_logits, as_radius, call, check_images, on_host
 from arinv.types import Array, ArrayLike, LogitsFn
 
+_SMALLEST = 1e-12  # logits that are scaled to 1
 _SAME = 1e-4  # relative difference of logits between two runs of one program
 _SIMILAR = 5e-2  # between two compilations, which may round differently, also in bfloat16
 _BALL_TOLERANCE = 1e-5
@@ -237,11 +238,13 @@ def _difference(a: np.ndarray, b: np.ndarray) -> float:
 def _unusable_gradients(model: LogitsFn, images: Array, labels: Array, num_classes: int) -> list[str]:
     if num_classes < 2:
         return []
-    loss = objectives.dlr if num_classes > 2 else objectives.margin
     real = labels >= 0
 
     def total(x, model):
-        return jnp.sum(jnp.where(real, loss(as_logits(call(model, x, "logits_fn")), jnp.where(real, labels, 0)), 0.0))
+        # Not the DLR loss, which is 1 wherever the label ranks third. Scaled, as logits may be huge.
+        logits = as_logits(call(model, x, "logits_fn"))
+        scale = jax.lax.stop_gradient(jnp.maximum(jnp.max(jnp.abs(logits), axis=1, keepdims=True), _SMALLEST))
+        return jnp.sum(jnp.where(real, objectives.margin(logits / scale, jnp.where(real, labels, 0)), 0.0))
 
     largest = norms.norm(jax.jit(jax.grad(total))(images, model), "linf")
     zero, undefined = (int(jnp.sum(real & mask)) for mask in (largest == 0, ~jnp.isfinite(largest)))
