@@ -34,18 +34,20 @@ class RadiusWarning(UserWarning):
     """A radius that reaches every image, so that results of attacks are meaningless."""
 
 
-def unknown(kind: str, name: object, known: Iterable[str]) -> UserError:
+def unknown(kind: str, name: object, known: Iterable[str], *, meant: str = "") -> UserError:
     """Returns the error for a name that is not in a table, with the names in the table.
 
     Args:
       kind: kind of object, such as "encoder".
       name: the unknown name.
       known: the names in the table.
+      meant: the name that is meant; empty for the closest one in the table.
     """
     names = sorted(known)
     lower = {name.lower(): name for name in names}
-    close = difflib.get_close_matches(str(name).lower(), lower, n=1)
-    hint = f" Did you mean {lower[close[0]]!r}?" if close else ""
+    close = [] if meant else difflib.get_close_matches(str(name).lower(), lower, n=1)
+    meant = lower[close[0]] if close else meant
+    hint = f" Did you mean {meant!r}?" if meant else ""
     return UserError(f"unknown {kind} {name!r}; known: {', '.join(names)}.{hint}")
 
 

@@ -22,8 +22,11 @@ def canonical(path: str | os.PathLike, *, name: str = "path") -> pathlib.Path:
       name: the flag or field of the path, for messages.
 
     Raises:
-      UserError: an empty path, a URL, an unknown user's home, a name that is too long, or links that form a circle.
+      UserError: no path, an empty one, a URL, an unknown user's home, a name that is too long, or links that form a
+        circle.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise UserError(f"{name} must be the path of a file or a directory; got {path!r}")
     text = os.fspath(path)
     if not text.strip():
         raise UserError(f"{name} is empty; name a path")

@@ -5,6 +5,7 @@ ATTACKS. The functions have further options of their own. AutoAttack returns mor
 """
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -84,7 +85,7 @@ def make_attack(*, name: str = "pgd", eps: ArrayLike | float, norm: str, **optio
       A `functools.partial` (key, logits_fn, images, labels) -> adversarial images; its `keywords` are the options.
 
     Raises:
-      UserError: unknown name, norm or option.
+      UserError: unknown name, norm or option, or an option without a default that is not given.
     """
     check_attack(name=name, norm=norm)
     function = ATTACKS[name].function
@@ -92,4 +93,7 @@ def make_attack(*, name: str = "pgd", eps: ArrayLike | float, norm: str, **optio
     for option in options:
         if option not in (*allowed, *_SHARED_OPTIONS):
             raise unknown(f"option of attack {name!r}", option, allowed)
+    for option, default in allowed.items():
+        if default is inspect.Parameter.empty and option not in ("eps", "norm", *options):
+            raise UserError(f"attack {name!r} needs the option {option}")
     return functools.partial(function, eps=eps, norm=norm, **{n: v for n, v in options.items() if n in allowed})

@@ -20,7 +20,7 @@ from arinv.attacks.objectives import cross_entropy, misclassified
 from arinv.attacks.rows import Rows, prepare, select
 from arinv.errors import UserError
 from arinv.ops import loops, norms
-from arinv.ops.inputs import as_radius, check_count, check_number, is_concrete
+from arinv.ops.inputs import as_array, as_radius, check_count, check_number, is_concrete
 from arinv.ops.keys import single_key
 from arinv.types import Array, ArrayLike, LogitsFn
 
@@ -245,9 +245,13 @@ def default_step_size(eps: ArrayLike | float, *, num_steps: int) -> ArrayLike | 
     Returns:
       The length, in units and shape of `eps`.
 
+    Raises:
+      UserError: a number of steps below 1, or a radius that is no number.
+
     Source: Engstrom et al. 2019.
     """
-    return eps * (2.5 / num_steps)
+    eps = eps if isinstance(eps, int | float) else as_array(eps, "eps")
+    return eps * (2.5 / check_count(num_steps, "num_steps"))
 
 
 def _first_success(key, images, attack, succeeds, num_restarts: int) -> Array:

@@ -15,7 +15,7 @@ from arinv.ops.inputs import check_count
 RESIZE_MODES = ("squash", "crop", "crop_7_8")
 ORIGINAL = "original"  # the mode that does not resize
 
-_BITS, _PHOTOMETRIC, _SAMPLE_FORMAT, _SIGNED = 258, 262, 339, 2  # tags of TIFF, and a value of the last
+_BITS, _PHOTOMETRIC, _LAYOUT, _PLANES, _SAMPLE_FORMAT, _SIGNED = 258, 262, 284, 2, 339, 2  # tags of TIFF, and values
 _MAX_ASPECT_DIFFERENCE = 0.02
 
 
@@ -95,6 +95,7 @@ def _decode(
                 raise UserError(_too_large(name, f"{image.width} x {image.height} pixels"))
             if min_side is not None:
                 image.draft(None, (min_side, min_side))
+            _check_planes(image, name)
             return convert(image, name)
     except UserError:
         raise
@@ -138,6 +139,19 @@ def _tiff_number(image: Image.Image, tag: int, default: int) -> int:
     """Returns the number of a tag of a TIFF, or a default, also for other formats."""
     value = getattr(image, "tag_v2", {}).get(tag, default)
     return value[0] if isinstance(value, tuple) else value
+
+
+def _check_planes(image: Image.Image, name: str) -> None:
+    """Checks that an image is not a TIFF without compression and with planes of 16 bits, which Pillow reads as 8 bits.
+
+    Raises:
+      UserError: it is.
+    """
+    is_raw = image.tile and image.tile[0][0] == "raw"
+    if is_raw and _tiff_number(image, _LAYOUT, 1) == _PLANES and _tiff_number(image, _BITS, 8) > 8:
+        raise UserError(
+            f"{name} has planes of 16 bits without compression; save it with 8 bits, or with interleaved channels"
+        )
 
 
 def _deep_values(image: Image.Image) -> tuple[np.ndarray, int]:

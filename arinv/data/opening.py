@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import difflib
 import itertools
 import os
 import re
@@ -129,9 +130,21 @@ def split_name(name: str) -> tuple[Scheme, str]:
     scheme_name, _, location = name.partition(":")
     scheme = SCHEMES.get(scheme_name)
     if scheme is None or (not location if scheme.location else name != scheme_name):
-        forms = (f"{key}:{row.location}" if row.location else key for key, row in SCHEMES.items())
-        raise unknown("dataset", name, forms)
+        raise _unknown_dataset(name)
     return scheme, location
+
+
+def _unknown_dataset(name: str) -> UserError:
+    """Returns the error for a name without a scheme, with the likely name, that of a path or of TFDS."""
+    forms = [f"{key}:{row.location}" if row.location else key for key, row in SCHEMES.items()]
+    is_close = difflib.get_close_matches(name.lower(), forms, n=1)
+    meant = "" if is_close or not re.fullmatch(r"\w+", name, re.ASCII) else f"tfds:{name.lower()}"
+    with contextlib.suppress(UserError, OSError):
+        path = expanded(name)
+        schemes = {".npz": "npz", ".npy": "volume"}
+        scheme = "folder" if path.is_dir() else schemes.get(path.suffix.lower()) if path.is_file() else None
+        meant = f"{scheme}:{name}" if scheme else meant
+    return unknown("dataset", name, forms, meant=meant)
 
 
 def check_name(name: str) -> None:

@@ -43,6 +43,10 @@ _Value = TypeVar("_Value")
 _numbers = itertools.count()
 # Orbax warns of a file that is absent where an item has been read alone.
 logging.getLogger("absl").addFilter(lambda record: "Metadata file does not exist" not in record.getMessage())
+# Of arrays that cannot be written, Orbax reports the first alone.
+logging.getLogger("asyncio").addFilter(
+    lambda record: not ("was never retrieved" in record.getMessage() and f"/{FOLDER}/" in record.getMessage())
+)
 
 
 class DamagedCheckpoint(UserError):
@@ -162,11 +166,14 @@ class Checkpoints:
             ) from error
 
     def __enter__(self) -> "Checkpoints":
+        self._previous_hook = sys.unraisablehook
+        sys.unraisablehook = functools.partial(_drop_late_ends, self._previous_hook)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
         if kind is None or issubclass(kind, SystemExit):
             self._writing(self._manager.close)
+            sys.unraisablehook = self._previous_hook
         elif distributed.count() == 1:  # else closing might wait for processes that never arrive
             with contextlib.suppress(Exception):  # the first error is raised
                 self._manager.close()
@@ -371,7 +378,7 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
 
 def _read(path: pathlib.Path, read: Callable[[], Any]) -> Any:
     previous = sys.unraisablehook
-    sys.unraisablehook = functools.partial(_drop_late_reads, previous)
+    sys.unraisablehook = functools.partial(_drop_late_ends, previous)
     try:
         result = read()
     except Exception as error:  # Orbax and TensorStore raise many kinds for a damaged file
@@ -391,8 +398,8 @@ def reason(error: Exception) -> str:
     return f"{type(error).__name__}: {first_line(error, limit=200)}"
 
 
-def _drop_late_reads(previous: Callable[[Any], None], unraisable: Any) -> None:
-    """Ignores reads that end after another one has failed and their event loop is closed."""
+def _drop_late_ends(previous: Callable[[Any], None], unraisable: Any) -> None:
+    """Ignores reads and writes that end after another one has failed and their event loop is closed."""
     if str(unraisable.exc_value) != "Event loop is closed":
         previous(unraisable)
 

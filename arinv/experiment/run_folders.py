@@ -101,7 +101,12 @@ def _describe(place: pathlib.Path) -> str:
         config = json.loads((path / "config.json").read_bytes())
         values = [value for value in config.values() if value and isinstance(value, str)]
         used = next((run for value in values if (run := _named_run(value, place))), None)
-        text = f"it is the workdir of the task {config.get('task')!r}, which saves no checkpoints"
+        text = f"it is the workdir of the task {config.get('task')!r}"
+        if "optimizer" in config:
+            if (path / "results.json").exists():  # a run that is complete would be skipped
+                return f"{text}, whose checkpoints are gone; delete it and start it again"
+            return f"{text}, whose training has saved none yet; start it again"
+        text += ", which saves no checkpoints"
         return f"{text}; it used {used}" if used else f"{text}; {advice}"
     return advice
 

@@ -15,7 +15,7 @@ from arinv.experiment import run_folders
 from arinv.experiment.cache import fingerprint
 from arinv.models.generators.wavelet import MULTIPLE, SMALLEST_SIDE
 from arinv.ops.images import crop_images, pad_images
-from arinv.ops.inputs import LOOSE_BOUNDS, as_floats, as_images, as_labels, check_count
+from arinv.ops.inputs import LOOSE_BOUNDS, as_floats, as_images, as_labels, check_count, on_host
 from arinv.types import Array, ArrayLike, DecodeFn, FeaturesFn, LogitsFn, Network, Variables
 
 CLASSIFIER, INVERTER, DENOISER = "classifier", "inverter", "denoiser"  # kinds of trained networks
@@ -233,7 +233,7 @@ class Trained:
         """
         if self.kind != AUTOENCODER:
             self._check_kind(INVERTER, "reconstruct")
-        images = np.asarray(as_images(images))
+        images = on_host(as_images(images), "images")
         size = images.shape[1:3]
         if self.kind == AUTOENCODER:
             if size != (self.image_size, self.image_size):
@@ -274,7 +274,7 @@ class Trained:
         """
         if self.kind == GAN:
             raise UserError("a trained gan does not reconstruct images; evaluate an inverter or a denoiser")
-        images = np.asarray(as_images(images))
+        images = on_host(as_images(images), "images")
         results = {}
         if labels is not None:
             labels = as_labels(labels, batch_size=len(images), padding=False)

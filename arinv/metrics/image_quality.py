@@ -13,7 +13,7 @@ import numpy as np
 
 from arinv.errors import UserError
 from arinv.ops import norms
-from arinv.ops.inputs import as_image_pair, as_numbers, check_images, check_number
+from arinv.ops.inputs import as_image_pair, as_numbers, check_images, check_number, on_host
 from arinv.types import Array, ArrayLike
 
 MSE_VARIANT = "mse: mean over H, W and RGB in [0, 1], per image"
@@ -189,7 +189,7 @@ def mean_pairwise_distance(images: ArrayLike) -> float:
     Raises:
       UserError: fewer than two images, or values outside [0, 1].
     """
-    rows = np.asarray(check_images(images))
+    rows = on_host(check_images(images), "images")
     rows = rows.reshape(len(rows), math.prod(rows.shape[1:]))
     rows = rows if rows.dtype in (np.float32, np.float64) else rows.astype(np.float32)
     count = len(rows)

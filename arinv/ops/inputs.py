@@ -386,10 +386,25 @@ def as_numbers(values: ArrayLike, name: str) -> np.ndarray:
     Raises:
       UserError: text, complex numbers, objects or ragged lists, or traced numbers.
     """
-    values = as_array(values, name)
-    if not is_concrete(values):
+    return on_host(as_array(values, name), name).astype(np.float64)
+
+
+def on_host(array: ArrayLike, name: str) -> np.ndarray:
+    """Returns a checked array as a NumPy array, in a function that runs on the host.
+
+    Args:
+      array: such as `check_images` returns it.
+      name: its name in errors.
+
+    Returns:
+      The array, of its own type.
+
+    Raises:
+      UserError: its values cannot be read, as those of traced arrays.
+    """
+    if not is_concrete(array):
         raise UserError(f"{name} must have values that can be read: this function runs on the host, outside of jit")
-    return np.asarray(values).astype(np.float64)
+    return np.asarray(array)
 
 
 def as_flags(values: ArrayLike, name: str) -> np.ndarray:

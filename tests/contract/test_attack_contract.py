@@ -254,6 +254,12 @@ def test_make_attack_names_what_is_allowed(options, message):
             attack_options(attack)
 
 
+@pytest.mark.parametrize("name", ["pgd", "square"])
+def test_make_attack_names_an_option_that_is_missing(name):
+    with pytest.raises(UserError, match=f"^attack '{name}' needs the option num_steps$"):
+        attacks.make_attack(name=name, eps=0.1, norm="linf")
+
+
 def test_make_attack_leaves_out_shared_options_that_an_attack_lacks():
     shared = {"num_steps": 3, "step_size": None, "random_start": True}
     taken = {

@@ -164,6 +164,26 @@ def test_unknown_name_is_one_line_with_the_known_ones(function, name):
     assert "known: blobs, folder:PATH, npz:PATH, photos, tfds:NAME, toy:NAME, volume:PATH" in message
 
 
+def test_unknown_name_is_completed_where_it_is_a_path_or_a_word(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "images").mkdir()
+    for name in ("set.npz", "volume.npy", "cat.png"):
+        (tmp_path / name).touch()
+    for name, meant in (
+        ("images", "folder:images"),
+        (str(tmp_path / "images"), f"folder:{tmp_path}/images"),
+        ("set.npz", "npz:set.npz"),
+        ("volume.npy", "volume:volume.npy"),
+        ("CIFAR10", "tfds:cifar10"),
+    ):
+        with pytest.raises(UserError, match="^unknown dataset .* known: .*") as error:
+            data.check_name(name)
+        assert str(error.value).endswith(f". Did you mean {meant!r}?")
+    for name in ("cat.png", "/nowhere/images", "gs://bucket/images", "a b"):
+        with pytest.raises(UserError, match="^unknown dataset .*volume:PATH.$"):
+            data.check_name(name)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -2,12 +2,14 @@
 
 import contextlib
 import json
+import logging
 import pathlib
 import resource
 import signal
 import subprocess
 import sys
 import threading
+import types
 
 import jax
 import numpy as np
@@ -130,6 +132,23 @@ def test_full_disk_of_a_background_save_is_reported_at_the_end(saved):
         with small_disk(5000), Checkpoints(saved, ["net"]) as checkpoints:
             checkpoints.save(make_state(12, 10_000), data_state={}, description={})
     assert restore(saved)[0] == 9
+
+
+def test_arrays_that_end_after_a_failed_save_print_nothing(saved, monkeypatch, caplog):
+    hooked = []
+    monkeypatch.setattr(sys, "unraisablehook", hooked.append)
+    events = [types.SimpleNamespace(exc_value=RuntimeError(text)) for text in ("Event loop is closed", "another")]
+    path = saved / "checkpoints" / "12.orbax-checkpoint-tmp"
+    with contextlib.suppress(UserError), Checkpoints(saved, ["net"]) as checkpoints:
+        with small_disk(5000):
+            checkpoints.save(make_state(12, 10_000), data_state={}, description={}, wait=True)
+    for event in events:  # of an array that is written after the first has failed
+        sys.unraisablehook(event)
+    assert hooked == events[1:]
+    caplog.clear()
+    for text in (f"Future exception was never retrieved\nfuture: ValueError('{path}')", "Future was never retrieved"):
+        logging.getLogger("asyncio").error(text)
+    assert caplog.messages == ["Future was never retrieved"]
 
 
 def test_full_disk_keeps_the_old_file(tmp_path):

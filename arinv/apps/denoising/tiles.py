@@ -22,7 +22,7 @@ import numpy as np
 
 from arinv.errors import UserError
 from arinv.ops.images import to_float
-from arinv.ops.inputs import LOOSE_BOUNDS, check_callable, check_count, check_images
+from arinv.ops.inputs import LOOSE_BOUNDS, check_callable, check_count, check_images, on_host
 from arinv.types import Array, ArrayLike
 
 # images [B, H, W, C] -> images of the same shape; rows are independent.
@@ -167,7 +167,7 @@ def _ramp(shared: int, overlap: int) -> np.ndarray:
 
 
 def _check_images(images: ArrayLike) -> np.ndarray:
-    images = np.asarray(check_images(images, bounds=LOOSE_BOUNDS, uint8=True))
+    images = on_host(check_images(images, bounds=LOOSE_BOUNDS, uint8=True), "images")
     if 0 in images.shape:
         raise UserError(f"images have shape {images.shape}; must be [batch, height, width, channels] without a 0")
     return images

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from arinv.errors import UserError, unknown
-from arinv.ops.inputs import as_images, check_callable, check_number
+from arinv.ops.inputs import as_images, check_callable, check_number, on_host
 from arinv.types import ArrayLike
 
 
@@ -71,7 +71,8 @@ def compare_attribute(
     Raises:
       UserError: other shapes, or images outside [0, 1].
     """
-    first, second = (np.asarray(as_images(images, "restored images")) for images in (first, second))
+    name = "restored images"
+    first, second = (on_host(as_images(images, name), name) for images in (first, second))
     if first.shape != second.shape:
         raise UserError(f"both methods need the same images [N, H, W, C]; got {first.shape} and {second.shape}")
     check_callable(attribute_fn, "attribute_fn")
@@ -132,7 +133,7 @@ def make_rule(
     top, left, bottom, right = numbers
 
     def rule(images: np.ndarray) -> np.ndarray:
-        images = np.asarray(as_images(images))
+        images = on_host(as_images(images), "images")
         height, width = images.shape[1:3]
         if min(height, width) < 2:
             raise UserError(f"a region needs images of 2 x 2 px or more; got {height} x {width}")

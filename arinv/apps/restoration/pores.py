@@ -11,7 +11,7 @@ import numpy as np
 from scipy import ndimage
 
 from arinv.errors import UserError
-from arinv.ops.inputs import as_images, check_count, check_number
+from arinv.ops.inputs import as_array, as_images, check_count, check_number, on_host
 from arinv.types import ArrayLike
 
 
@@ -76,11 +76,11 @@ def _pair(restored: ArrayLike, volume: ArrayLike) -> tuple[np.ndarray, np.ndarra
     Raises:
       UserError: of different shapes, without voxels, or outside [0, 1].
     """
-    restored, volume = np.asarray(restored), np.asarray(volume)
+    restored, volume = as_array(restored, "the restored volume"), as_array(volume, "the true volume")
     if restored.shape != volume.shape or volume.ndim != 3 or not volume.size:
         raise UserError(f"volumes must be of one shape [D, H, W]; got {restored.shape} and {volume.shape}")
     pairs = (("the restored volume", restored), ("the true volume", volume))
-    return tuple(np.asarray(as_images(values[..., None], name))[..., 0] for name, values in pairs)
+    return tuple(on_host(as_images(values[..., None], name), name)[..., 0] for name, values in pairs)
 
 
 def _apart(pores: np.ndarray, others: np.ndarray) -> int:

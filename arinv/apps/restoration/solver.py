@@ -111,7 +111,7 @@ def solve(
 
     def errors(images):
         if truth is None:
-            return jnp.full(images.shape[:1], jnp.nan)
+            return jnp.full(images.shape[:1], jnp.nan, jnp.float32)
         return jnp.mean(jnp.square(jnp.clip(images, 0, 1) - truth), axis=(1, 2, 3))
 
     def total(latents):

@@ -21,9 +21,10 @@ from arinv.attacks.square import square
 from arinv.errors import UserError
 from arinv.ops import norms
 from arinv.ops.images import to_float, to_uint8
-from arinv.ops.inputs import as_images, as_labels, as_logits, as_radius, call, check_images
+from arinv.ops.inputs import as_array, as_images, as_labels, as_logits, as_radius, call, check_images, on_host
 from arinv.types import Array, ArrayLike, LogitsFn
 
+_SMALLEST = 1e-12  # logits that are scaled to 1
 _SAME = 1e-4  # relative difference of logits between two runs of one program
 _SIMILAR = 5e-2  # between two compilations, which may round differently, also in bfloat16
 _BALL_TOLERANCE = 1e-5
@@ -65,6 +66,7 @@ def inspect_model(logits_fn: LogitsFn, images: ArrayLike, labels: ArrayLike) -> 
       UserError: images outside [0, 1], labels that the model does not have, or a model that does not return [B, K].
     """
     model, x = as_pytree(logits_fn), as_images(images)
+    on_host(x, "images")  # raises
     labels = as_labels(labels, batch_size=len(x), num_classes=count_classes(model, x))
     if not len(x):
         return []
@@ -136,8 +138,11 @@ def check_radius_zero(key: Array, logits_fn: LogitsFn, images: ArrayLike, labels
     Returns:
       Messages.
     """
-    model, images = as_pytree(logits_fn), np.clip(np.asarray(check_images(images), np.float32), 0.0, 1.0)
-    labels = np.asarray(as_labels(labels, batch_size=len(images), num_classes=count_classes(model, images)))
+    model, images = (
+        as_pytree(logits_fn),
+        np.clip(on_host(check_images(images), "images").astype(np.float32, copy=False), 0.0, 1.0),
+    )
+    labels = on_host(as_labels(labels, batch_size=len(images), num_classes=count_classes(model, images)), "labels")
     targets = np.where(labels < 0, -1, np.where(labels == 0, 1, 0))
     options = {"eps": 0.0, "norm": norm}
     attacks = {
@@ -184,9 +189,10 @@ def reclassify(
         another shape.
     """
     norms.check_norm(norm)
-    model, images = as_pytree(logits_fn), np.asarray(check_images(images), np.float32)
-    labels = np.asarray(as_labels(labels, batch_size=len(images), num_classes=count_classes(model, images)))
-    eps, adversarial = float(as_radius(eps, batch_size=None)), np.asarray(adversarial, np.float32)
+    model, images = as_pytree(logits_fn), on_host(check_images(images), "images").astype(np.float32, copy=False)
+    labels = on_host(as_labels(labels, batch_size=len(images), num_classes=count_classes(model, images)), "labels")
+    eps, adversarial = float(as_radius(eps, batch_size=None)), as_array(adversarial, "adversarial")
+    adversarial = on_host(adversarial, "adversarial").astype(np.float32, copy=False)
     if adversarial.shape != images.shape:
         raise UserError(f"adversarial must have the shape of the images {images.shape}; got {adversarial.shape}")
     within = are_within(adversarial, images, eps=eps, norm=norm)
@@ -232,11 +238,13 @@ def _difference(a: np.ndarray, b: np.ndarray) -> float:
 def _unusable_gradients(model: LogitsFn, images: Array, labels: Array, num_classes: int) -> list[str]:
     if num_classes < 2:
         return []
-    loss = objectives.dlr if num_classes > 2 else objectives.margin
     real = labels >= 0
 
     def total(x, model):
-        return jnp.sum(jnp.where(real, loss(as_logits(call(model, x, "logits_fn")), jnp.where(real, labels, 0)), 0.0))
+        # Not the DLR loss, which is 1 wherever the label ranks third. Scaled, as logits may be huge.
+        logits = as_logits(call(model, x, "logits_fn"))
+        scale = jax.lax.stop_gradient(jnp.maximum(jnp.max(jnp.abs(logits), axis=1, keepdims=True), _SMALLEST))
+        return jnp.sum(jnp.where(real, objectives.margin(logits / scale, jnp.where(real, labels, 0)), 0.0))
 
     largest = norms.norm(jax.jit(jax.grad(total))(images, model), "linf")
     zero, undefined = (int(jnp.sum(real & mask)) for mask in (largest == 0, ~jnp.isfinite(largest)))

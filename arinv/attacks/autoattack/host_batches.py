@@ -10,7 +10,7 @@ import numpy as np
 
 from arinv.attacks import objectives
 from arinv.errors import UserError
-from arinv.ops.inputs import as_labels, as_logits, call, check_count, check_images
+from arinv.ops.inputs import as_labels, as_logits, call, check_count, check_images, on_host
 from arinv.types import Array, LogitsFn
 
 _SPLIT_BELOW = 0.75  # a batch is split if that saves a quarter of its rows
@@ -192,9 +192,9 @@ def margins(logits_fn: LogitsFn, images: np.ndarray, labels: np.ndarray, buckets
       UserError: images outside [0, 1], labels that the model does not have, or a model that does not return [B, K].
     """
     parts, model = [np.zeros(0, np.float32)], as_pytree(logits_fn)
-    images = np.asarray(check_images(images), np.float32)
-    labels = as_labels(labels, batch_size=len(images), num_classes=count_classes(model, images))
-    for length, batch in _batches({"image": images, "label": np.asarray(labels)}, buckets):
+    images = on_host(check_images(images), "images").astype(np.float32, copy=False)
+    labels = on_host(as_labels(labels, batch_size=len(images), num_classes=count_classes(model, images)), "labels")
+    for length, batch in _batches({"image": images, "label": labels}, buckets):
         parts.append(np.asarray(_margins(model, batch["image"], batch["label"]))[:length])
     return np.concatenate(parts)
 

@@ -41,7 +41,7 @@ from arinv.attacks.autoattack.progress import (
 )
 from arinv.errors import UserError, unknown
 from arinv.ops import norms
-from arinv.ops.inputs import as_labels, as_radius, check_count, check_images
+from arinv.ops.inputs import as_labels, as_radius, check_count, check_images, on_host
 from arinv.ops.keys import single_key
 from arinv.types import Array, ArrayLike, LogitsFn
 
@@ -196,7 +196,7 @@ def autoattack(
     """
     key = single_key(key)
     norms.check_norm(norm)
-    images = np.clip(np.asarray(check_images(images), np.float32), 0.0, 1.0)
+    images = np.clip(on_host(check_images(images), "images").astype(np.float32, copy=False), 0.0, 1.0)
     as_radius(eps, batch_size=None, norm=norm)
     _check_counts(
         num_steps=num_steps, num_targets=num_targets, num_queries=num_queries, queries_per_round=queries_per_round
@@ -378,7 +378,7 @@ def _record(run: _Run, state: AutoAttackState, rows: np.ndarray, outcome: Outcom
 
 
 def _checked_labels(labels: ArrayLike, count: int, num_classes: int) -> np.ndarray:
-    labels = np.asarray(as_labels(labels, batch_size=count, num_classes=num_classes))
+    labels = on_host(as_labels(labels, batch_size=count, num_classes=num_classes), "labels")
     if not np.any(labels >= 0):
         raise UserError(f"no image to attack: all {count} labels are -1 (padding)")
     return labels

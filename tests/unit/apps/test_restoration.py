@@ -49,6 +49,14 @@ def test_solve_reaches_the_closed_form(images, penalty):
     np.testing.assert_array_equal(solution.num_steps, [1000] * 3)
 
 
+@pytest.mark.parametrize("truth", [False, True])
+def test_solve_returns_float32_with_x64(images, truth):
+    with jax.enable_x64(True):
+        options = {"num_steps": 1, "truth": images if truth else None}
+        solution = solve(decode, encode, images, np.ones((3, LATENT)), **options)
+    assert {leaf.dtype for leaf in solution[:-1]} == {np.dtype(np.float32)}
+
+
 def test_solve_compares_projected_images(images):
     starts = np.ones((3, LATENT), np.float32)
     options = {"num_steps": 1000, "learning_rate": 0.05}

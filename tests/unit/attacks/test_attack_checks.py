@@ -61,6 +61,13 @@ MODELS = {
 }
 
 
+@pytest.mark.parametrize("rank", [1, 2, 3])
+@pytest.mark.parametrize("size", [1e-9, 1.0, 1e37])
+def test_inspect_model_finds_nothing_in_images_that_are_misclassified(rank, size):
+    x = batch()[0]
+    assert not checks.inspect_model(lambda images: size * model.logits_fn(images), x, model.ranked(x)[:, rank])
+
+
 @pytest.mark.parametrize("logits_fn, message", MODELS.values(), ids=MODELS)
 @pytest.mark.long
 def test_inspect_model_reports_models_that_mislead_attacks(logits_fn, message):

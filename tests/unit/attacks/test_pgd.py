@@ -303,6 +303,15 @@ def test_pgd_default_step_is_two_and_a_half_radii_over_the_steps(key):
     np.testing.assert_allclose(adversarial, explicit, atol=1e-6)
 
 
+def test_default_step_size_rejects_other_values():
+    for num_steps in (0, -1, 2.5):
+        with pytest.raises(UserError, match="^num_steps must be "):
+            attacks.default_step_size(0.1, num_steps=num_steps)
+    with pytest.raises(UserError, match="^eps must be an array of numbers"):
+        attacks.default_step_size("8/255", num_steps=5)
+    np.testing.assert_allclose(attacks.default_step_size([0.1, 0.2], num_steps=5), [0.05, 0.1])
+
+
 def test_pgd_raises_another_loss_that_ignores_padding(key):
     seen = []
 

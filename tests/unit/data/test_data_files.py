@@ -7,6 +7,7 @@ import zlib
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image, PngImagePlugin
 
 from arinv import data
@@ -136,6 +137,20 @@ def test_decode_image_reads_grey_tiff_of_any_depth_and_white(row, options):
 def test_decode_image_rejects_signed_bytes():
     with pytest.raises(UserError, match="^a.tif has signed values"):
         decode_image(_tiff(bytes([0, 200]), 8, sample_format=2), name="a.tif")
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+@pytest.mark.parametrize("tile", [None, (16, 16)])
+def test_decode_image_rejects_raw_planes_of_16_bits(channels, tile):
+    buffer, options = io.BytesIO(), {"photometric": "rgb", "tile": tile}
+    pixels = np.arange(16 * 16 * channels, dtype=np.uint16).reshape(channels, 16, 16)
+    tifffile.imwrite(buffer, pixels, planarconfig="separate", **options)
+    with pytest.raises(UserError, match="^a.tif has planes of 16 bits without compression; save it with 8 bits"):
+        decode_image(buffer.getvalue(), name="a.tif")
+    for content, name in ((pixels >> 8).astype(np.uint8), "bytes"), (pixels, "zlib"):
+        buffer, compression = io.BytesIO(), "zlib" if name == "zlib" else None
+        tifffile.imwrite(buffer, content, planarconfig="separate", compression=compression, **options)
+        assert decode_image(buffer.getvalue(), name=name).shape == (16, 16, 3)
 
 
 def test_decode_image_applies_orientation_of_text_chunks_and_xmp(image):

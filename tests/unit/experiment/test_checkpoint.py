@@ -16,7 +16,7 @@ import pytest
 from ml_collections import ConfigDict
 
 import arinv
-from arinv import data, models, parallel, paths
+from arinv import command_line, data, models, parallel, paths
 from arinv.errors import TemporaryError, UserError
 from arinv.experiment import checkpoint, references, run_folders, workdirs
 from arinv.experiment.checkpoint import Checkpoints
@@ -220,7 +220,7 @@ def test_follow_finds_runs_moved_together_or_behind_a_link(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "path", ["", " ", "gs://bucket/x", "s3:/bucket", "file:///x", "~no_such_user/x", "a\0b", "a" * 300]
+    "path", ["", " ", "gs://bucket/x", "s3:/bucket", "file:///x", "~no_such_user/x", "a\0b", "a" * 300, None, 3, b"a"]
 )
 def test_canonical_rejects_what_is_no_local_path(path):
     for function in (paths.canonical, paths.expanded):
@@ -379,6 +379,14 @@ def test_descriptions_and_positions_that_are_no_objects_are_damaged(tmp_path, te
     if text in ("[]", "null"):
         with pytest.raises(UserError, match="data is no JSON object"):
             restore(tmp_path, one_device_mesh())
+
+
+def test_workdir_of_a_training_without_checkpoints_is_described(tmp_path):
+    workdirs.write_config(command_line.load("classifier:smoke=True"), tmp_path / "run")
+    text = "it is the workdir of the task 'classifier', whose"
+    assert no_checkpoint(tmp_path / "run").endswith(f"{text} training has saved none yet; start it again")
+    (tmp_path / "run" / "results.json").write_text("{}")
+    assert no_checkpoint(tmp_path / "run").endswith(f"{text} checkpoints are gone; delete it and start it again")
 
 
 def test_workdir_of_a_report_is_described_whatever_its_texts_are(tmp_path):

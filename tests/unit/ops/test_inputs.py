@@ -7,9 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import arinv
 from arinv import attacks, metrics
+from arinv.apps import denoising, restoration
 from arinv.errors import RadiusWarning, UserError
 from arinv.ops import inputs
+
+IMAGES, LABELS = np.full((2, 12, 12, 3), 0.5, np.float32), np.array([0, 1])
 
 
 @pytest.mark.parametrize(
@@ -202,3 +206,39 @@ def test_lists_of_traced_numbers_are_arrays():
 def test_functions_of_the_host_refuse_traced_numbers():
     with pytest.raises(UserError, match="runs on the host, outside of jit"):
         jax.jit(lambda scores: metrics.auroc(scores, np.array([0, 1])))(jnp.zeros(2))
+
+
+def _linear(x):
+    return x.sum((1, 2))
+
+
+HOST = {
+    "denoise": lambda x: denoising.denoise(lambda images: images, x),
+    "autoattack": lambda x: attacks.autoattack(jax.random.key(0), _linear, x, LABELS, eps=0.1).adversarial,
+    "labels": lambda x: attacks.margins(
+        _linear, IMAGES, x[:, 0, 0, 0].astype(jnp.int32), attacks.make_buckets(batch_size=2)
+    ),
+    "inspect_model": lambda x: attacks.inspect_model(_linear, x, LABELS),
+    "check_radius_zero": lambda x: attacks.check_radius_zero(jax.random.key(0), _linear, x, LABELS, norm="l2"),
+    "margins": lambda x: attacks.margins(_linear, x, LABELS, attacks.make_buckets(batch_size=2)),
+    "reclassify": lambda x: attacks.reclassify(
+        _linear, IMAGES, x, LABELS, eps=0.1, norm="l2", buckets=attacks.make_buckets(batch_size=2)
+    ),
+    "mean_pairwise_distance": metrics.mean_pairwise_distance,
+    "compare_pores": lambda x: restoration.compare_pores(x[..., 0], x[..., 0]),
+    "rule": restoration.make_rule(statistic="brightness", threshold=0.5),
+    "compare_attribute": lambda x: restoration.compare_attribute(x, x, lambda images: np.ones(len(images), bool)),
+}
+
+
+@pytest.mark.parametrize("name", HOST)
+def test_functions_of_the_host_refuse_traced_images(name):
+    with pytest.raises(UserError, match="must have values that can be read: .* runs on the host, outside of jit"):
+        jax.jit(HOST[name])(IMAGES)
+
+
+def test_methods_of_networks_refuse_traced_images():
+    inverter = arinv.load("zoo:alexnet_small_l2_1")
+    for function in (inverter.reconstruct, inverter.evaluate):
+        with pytest.raises(UserError, match="images must have values that can be read"):
+            jax.jit(function)(IMAGES)
