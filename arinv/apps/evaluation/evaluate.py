@@ -54,7 +54,7 @@ def check(config: ConfigDict) -> None:
 
 
 def check_inputs(run: Run) -> None:
-    """Checks, before any stage runs, that the networks exist and fit, or will once their stages are complete.
+    """Checks, before any stage runs, that the networks fit, whether they exist or stages train them.
 
     Raises:
       UserError: no checkpoint, or one of another kind or image size.
