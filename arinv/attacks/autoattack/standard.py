@@ -207,6 +207,7 @@ def autoattack(
     buckets = make_buckets(batch_size=batch_size, smallest_batch=smallest_batch, multiple_of=multiple_of, place=place)
     num_classes = count_classes(model, images)
     pieces = -(-num_queries // queries_per_round)
+    rounds = count_rounds(attacks, norm=norm, num_classes=num_classes, num_targets=num_targets, pieces=pieces)
     run = _Run(
         key=key,
         model=model,
@@ -217,7 +218,7 @@ def autoattack(
         num_steps=num_steps,
         num_queries=num_queries,
         queries_per_round=queries_per_round,
-        rounds=count_rounds(attacks, norm=norm, num_classes=num_classes, num_targets=num_targets, pieces=pieces),
+        rounds=rounds,
         buckets=buckets,
         group_size=group_size if should_stop else len(images),
         should_stop=should_stop,
