@@ -213,7 +213,7 @@ def compile_step(config: ConfigDict, setup: training.TrainSetup, mesh: jax.shard
     arguments, twice = (_arguments(config, setup, mesh, factor) for factor in (1, 2))
     call = loop.make_call(setup.step_on(mesh), arguments[0], mesh, num_steps=config.steps_per_call)
     traced = call.trace(*arguments)
-    # On a CPU the optimization of machine code is skipped: everything reported is determined before it.
+    # On a CPU the optimization of machine code is skipped: what the plan reports is known before it.
     options = _xla.supported({"xla_backend_optimization_level": 0}) if jax.default_backend() == "cpu" else None
     started = time.perf_counter()
     compiled = traced.lower().compile(compiler_options=options)
