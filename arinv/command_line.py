@@ -346,6 +346,10 @@ SUBCOMMANDS = {
     ),
     "zoo": ("arinv.zoo.cards", "[NAME]: lists the trained networks that come with arinv, or prints the card of one."),
 }
+_OVERRIDE_HELP = """\
+  --config.FIELD   Sets a field of the config, such as --config.seed=1; * stands for any characters in
+                   a name, as in '--config.stages.*_encoder.num_epochs=5'. --config.FIELD alone is true,
+                   --noconfig.FIELD false; a group of fields takes a dictionary."""
 _EXAMPLE = "python -m arinv --config=configs/quickstart.py:smoke=True --workdir=runs/smoke"
 
 
@@ -436,14 +440,7 @@ def _help() -> str:
         flag = values[name]
         default = f" ({flag.default})" if flag.default not in (None, False) else ""
         lines.append(f"  --{name:14} {flag.help}{default}")
-    lines.append(
-        "  --config.FIELD   Sets a field of the config, such as --config.seed=1; * stands for any characters in"
-    )
-    lines.append(
-        "                   a name, as in '--config.stages.*_encoder.num_epochs=5'. --config.FIELD alone is true,"
-    )
-    lines.append("                   --noconfig.FIELD false; a group of fields takes a dictionary.")
-    lines.append("  --version        Prints the version.")
+    lines += [_OVERRIDE_HELP, "  --version        Prints the version."]
     lines += ["", *(f"arinv {name} {text}" for name, (_, text) in SUBCOMMANDS.items())]
     if configs := shipped():
         lines += ["", "configs (arguments of one: --config=NAME --help):"]

@@ -14,8 +14,8 @@ Arguments: those of configs/classifier.py, for the encoders (but classes), and
                                     and photos, 0 and 1 of other datasets
   standard_encoder, robust_encoder  workdirs of trained classifiers, which are used instead of new ones, or of the zoo:
                                     standard_encoder=zoo:alexnet_small_standard,robust_encoder=zoo:alexnet_small_l2_1
-  encoder_dataset                   another dataset to train the encoders on; those that are trained on dataset learn to
-                                    distinguish all classes, the anomalous ones among them
+  encoder_dataset                   another dataset to train the encoders on; those that are trained on dataset itself
+                                    learn to distinguish all of its classes, including the anomalous ones
   layer                             the feature to invert; empty: the encoder's
   adgan                             true: ADGAN as well, with a DCGAN for each class: one more column
 

@@ -16,7 +16,7 @@ Arguments:
   classes       labels to keep, such as 151-293 or 3+5, renumbered from 0; empty: all
   extra         a second source of training images, half of every batch, such as npz:PATH
   data_dir      where TFDS datasets are; empty: their default
-  on_bad_image  of a folder: error, or skip
+  on_bad_image  what to do about a damaged image of a folder: error or skip
   image_size    side in pixels; 0: the encoder's
   eps           radius of the attack in units of [0, 1] images; 0: standard training, -1: the recipe's
   norm          l2 or linf; empty: the recipe's

@@ -8,10 +8,10 @@ robust_encoder=zoo:alexnet_small_l2_1,loss=pixel_balanced --workdir=runs/denoisi
 The convolutions of the encoders are frozen; each denoiser trains a decoder, on AlexNet of 2.6 million parameters.
 
 Arguments: those of configs/classifier.py, for the encoders (eps=-1), and
-  encoder                           alexnet or alexnet_small; empty: alexnet, and that of the zoo, alexnet_small, where
-                                    one of the encoders is zoo:NAME
+  encoder                           alexnet or alexnet_small; empty: alexnet_small where one of the encoders is from
+                                    the zoo, else alexnet
   standard_encoder, robust_encoder  workdirs of trained encoders or zoo:NAME, which are used instead of new ones
-  train                             dataset that the denoisers are trained on; named as dataset is
+  train                             dataset that the denoisers are trained on, named like dataset
   window                            side of the windows that are cut from training images at random, a multiple of 32;
                                     0: the whole image, squashed to 224 px, on alexnet_small to 64 px
   loss                              pixel, feature, pixel_balanced, gan or official_script

@@ -13,9 +13,9 @@ Arguments: those of configs/classifier.py, for the encoder, and
                       upsampling), or another published one: table_a4 (alexnet), dosovitskiy_brox or deepsim (caffenet)
   encoder_checkpoint  workdir of a trained classifier, which is inverted instead of a new one
   train_encoder       true: a copy of the encoder is trained with the generator, an autoencoder
-  latent_size         above 0: with as many latents after the layer, a variational autoencoder (loss.divergence is the
-                      weight of their divergence from N(0, I))
-  metrics             of configs/evaluate.py
+  latent_size         above 0: number of latents of a variational autoencoder, read from the layer (loss.divergence is
+                      the weight of their divergence from N(0, I))
+  metrics             see configs/evaluate.py
 
 Stages: encoder (not of hog, lbp and sift, which have no weights; their loss compares pixels alone, such as
 loss=euclidean), inverter, evaluation. Fields that are often set: stages.inverter.num_epochs (the paper's 90),

@@ -15,7 +15,7 @@ Arguments: dataset, classes, data_dir, on_bad_image, dtype and smoke of configs/
   autoencoder  workdir of an autoencoder (configs/autoencoder.py), which is used instead of a new one
   aegan        workdir of an AEGAN (configs/autoencoder.py:networks=aegan), one more method; empty: none
   encoder      workdir of a classifier or an inverter, or zoo:NAME, whose features a further search compares
-  layer        of these features, any layer of the encoder (configs/README.md); empty: that which the inverter
+  layer        layer of these features, any of the encoder's (configs/README.md); empty: the one that the inverter
                inverts, or the classifier's default
   metric_encoder  workdir of a classifier or zoo:NAME, whose features FID compares; empty: no FID
   operator     identity, noise, multiplicative_noise, mask, blur, downsample or sensing

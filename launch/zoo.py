@@ -54,7 +54,7 @@ _FIELDS = {
 }
 _BEGIN, _END = "<!-- zoo: written by `python -m launch.zoo table` -->\n", "<!-- end of zoo -->\n"
 _STANDARD_ATTACK = {"norm": "l2", "eps": 0.5}  # on encoders that were trained without an attack
-_SILENT = (
+_OMITTED = (
     "title",
     "log",
     "mesh",
@@ -64,7 +64,7 @@ _SILENT = (
     "gan",
     "data.data_dir",
     "data.num_workers",
-)  # fields that change no result, or name other runs
+)  # fields of a training that its card omits: they change no result, or name other runs
 
 
 def main(argv: Sequence[str]) -> None:
@@ -614,7 +614,7 @@ def _fields(config: ConfigDict) -> dict[str, Any]:
         name: value
         for name, value in plain.items()
         if not isinstance(value, ConfigDict)
-        and not any(name == part or name.startswith(f"{part}.") for part in _SILENT)
+        and not any(name == part or name.startswith(f"{part}.") for part in _OMITTED)
     }
 
 

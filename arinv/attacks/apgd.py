@@ -21,7 +21,7 @@ from arinv.errors import UserError, unknown
 from arinv.ops import loops, norms
 from arinv.ops.channels import flatten_rows
 from arinv.ops.inputs import as_images, check_count
-from arinv.ops.keys import row_keys
+from arinv.ops.keys import fold_in, row_keys
 from arinv.ops.norms import project_l1_ball
 from arinv.types import Array, ArrayLike, LogitsFn
 
@@ -82,11 +82,12 @@ def apgd(
     _check_options(norm, loss, num_steps, targets, large_radii)
     eps, evaluate = rows.eps, _evaluation(loss, rows)
     first = None if init is None else _first_start(init, rows.images, eps * RADII[0][0] if large_radii else eps, norm)
+    keys = row_keys(key, batch_size=rows.images.shape[0])
 
-    def attack(keys, restart):
+    def attack(restart):
         start = first
         if init is None or num_restarts > 1:
-            start = _random_start(keys, rows.images, eps * RADII[0][0] if large_radii else eps, norm)
+            start = _random_start(fold_in(keys, restart), rows.images, eps * RADII[0][0] if large_radii else eps, norm)
             start = start if init is None else jnp.where(restart == 0, first, start)
         if large_radii:
             run = _run_through_radii(evaluate, rows.images, start, eps, num_steps)
@@ -98,9 +99,8 @@ def apgd(
             run = _run(evaluate, rule, start, num_steps)
         return (select(run.broken, run.adversarial, run.best_x), run.best_loss), run.broken | ~rows.real
 
-    keys = row_keys(key, batch_size=rows.images.shape[0])
     like = rows.images, jnp.zeros(keys.shape, jnp.float32)
-    adversarial, losses = first_success(keys, like, attack, num_restarts=num_restarts)
+    adversarial, losses = first_success(attack, like, num_restarts=num_restarts)
     adversarial = jax.lax.stop_gradient(select(rows.real, adversarial, rows.images))
     return (adversarial, jax.lax.stop_gradient(losses)) if return_losses else adversarial
 

@@ -16,7 +16,7 @@ from arinv.attacks.objectives import logit_difference, misclassified, runner_up
 from arinv.attacks.rows import Rows, column, first_success, prepare, select, unit_noise
 from arinv.ops import loops, norms
 from arinv.ops.inputs import check_count, check_number
-from arinv.ops.keys import row_keys
+from arinv.ops.keys import fold_in, row_keys
 from arinv.ops.norms import move_to_hyperplane
 from arinv.types import Array, ArrayLike, LogitsFn
 
@@ -86,11 +86,12 @@ def fab(
     if targets is None:
         rows = rows._replace(targets=runner_up(rows.logits_fn(rows.images), rows.labels))
     eps, step = rows.eps, _step(rows, norm, constants)
+    keys = row_keys(key, batch_size=rows.images.shape[0])
 
-    def attack(keys, restart):
+    def attack(restart):
         start = rows.images
         if num_restarts > 1:
-            noise = unit_noise(keys, rows.images.shape[1:], norm=norm)
+            noise = unit_noise(fold_in(keys, restart), rows.images.shape[1:], norm=norm)
             radius = jnp.where(restart > 0, 0.5, 0.0) * jnp.broadcast_to(eps, rows.labels.shape)
             start = jnp.clip(rows.images + column(radius) * noise, 0.0, 1.0)
         begin = _Run(start, rows.images, jnp.full(rows.labels.shape, jnp.inf, jnp.float32))
@@ -98,8 +99,7 @@ def fab(
         near = run.distance <= eps
         return select(near, run.nearest, rows.images), near | ~rows.real
 
-    keys = row_keys(key, batch_size=rows.images.shape[0])
-    adversarial = first_success(keys, rows.images, attack, num_restarts=num_restarts)
+    adversarial = first_success(attack, rows.images, num_restarts=num_restarts)
     return jax.lax.stop_gradient(select(rows.real, adversarial, rows.images))
 
 

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from arinv.attacks.objectives import cross_entropy, misclassified
-from arinv.attacks.rows import Rows, prepare, select
+from arinv.attacks.rows import Rows, first_success, prepare, select
 from arinv.errors import UserError
 from arinv.ops import loops, norms
 from arinv.ops.inputs import as_array, as_radius, check_count, check_number, is_concrete
@@ -88,21 +88,20 @@ def pgd(
     images, goals = rows.images, rows.labels if targets is None else rows.targets
     losses_fn = _objective(rows, loss_fn or cross_entropy, goals, 1.0 if targets is None else -1.0)
 
-    def attack(key):
+    def attack(restart):
         start = images
         if random_start:
-            noise = norms.random_perturbation(key, images.shape, eps=rows.eps, norm=norm)
+            start_key = jax.random.fold_in(key, restart)
+            noise = norms.random_perturbation(start_key, images.shape, eps=rows.eps, norm=norm)
             start = jnp.clip(images + noise, 0.0, 1.0)
         options = {"eps": rows.eps, "step_size": step_size, "num_steps": num_steps, "norm": norm}
-        return projected_ascent(losses_fn, start, images, use_best=use_best, **options)
+        adversarial = projected_ascent(losses_fn, start, images, use_best=use_best, **options)
+        if num_restarts == 1:  # its success costs a forward pass and decides nothing
+            return adversarial, rows.real
+        other_class = misclassified(rows.logits_fn(adversarial), goals)
+        return adversarial, (other_class if targets is None else ~other_class) | ~rows.real
 
-    def succeeds(x):
-        logits = rows.logits_fn(x)
-        if targets is None:
-            return misclassified(logits, goals)
-        return ~misclassified(logits, goals)
-
-    adversarial = _first_success(key, images, attack, succeeds, num_restarts)
+    adversarial = first_success(attack, images, num_restarts=num_restarts)
     return jax.lax.stop_gradient(select(rows.real, adversarial, images))
 
 
@@ -252,21 +251,6 @@ def default_step_size(eps: ArrayLike | float, *, num_steps: int) -> ArrayLike | 
     """
     eps = eps if isinstance(eps, int | float) else as_array(eps, "eps")
     return eps * (2.5 / check_count(num_steps, "num_steps"))
-
-
-def _first_success(key, images, attack, succeeds, num_restarts: int) -> Array:
-    """Returns, for each example, the first restart that succeeds, or else the first of all."""
-    if num_restarts == 1:
-        return attack(key if key is None else jax.random.fold_in(key, 0))
-
-    def restart(i, carry):
-        x, done = carry
-        candidate = attack(jax.random.fold_in(key, i))
-        success = succeeds(candidate)
-        return select((success & ~done) | (i == 0), candidate, x), done | success
-
-    nothing = jnp.zeros_like(images), jnp.zeros(images.shape[:1], bool)
-    return loops.fori_loop(0, num_restarts, restart, nothing)[0]
 
 
 def _objective(rows: Rows, loss_fn: LossFn, goals: Array, sign: float) -> Callable[[Array], Array]:

@@ -20,7 +20,6 @@ from arinv.ops.inputs import (
     check_count,
     checked_logits_fn,
 )
-from arinv.ops.keys import fold_in
 from arinv.types import Array, ArrayLike, LogitsFn
 
 
@@ -121,18 +120,15 @@ def column(values: Array) -> Array:
     return values[:, None, None, None]
 
 
-def first_success(
-    keys: Array, like: Any, attack: Callable[[Array, Array], tuple[Any, Array]], *, num_restarts: int
-) -> Any:
+def first_success(attack: Callable[[Array], tuple[Any, Array]], like: Any, *, num_restarts: int) -> Any:
     """Returns, for each row, the first restart of an attack that succeeds, or else the first of all.
 
     Restarts end once all rows have succeeded.
 
     Args:
-      keys: PRNG keys [B].
+      attack: number of the restart, int32 [] -> (arrays [B, ...] such as images, success bool [B]).
       like: arrays [B, ...] of the shapes and dtypes of the result.
-      attack: (keys [B], number of the restart) -> (arrays [B, ...] such as images, success [B]).
-      num_restarts: largest number of restarts, at least 1.
+      num_restarts: largest number of restarts, at least 1; the success of a single one is not used.
 
     Returns:
       Arrays like those of `like`.
@@ -142,7 +138,7 @@ def first_success(
     """
     check_count(num_restarts, "num_restarts")
     if num_restarts == 1:
-        return attack(fold_in(keys, 0), jnp.int32(0))[0]
+        return attack(jnp.int32(0))[0]
 
     def unfinished(carry):
         i, _, done = carry
@@ -150,12 +146,13 @@ def first_success(
 
     def restart(carry):
         i, best, done = carry
-        candidate, success = attack(fold_in(keys, i), i)
+        candidate, success = attack(i)
         chosen = (success & ~done) | (i == 0)
         return i + 1, jax.tree.map(functools.partial(select, chosen), candidate, best), done | success
 
-    nothing = jnp.int32(0), jax.tree.map(jnp.zeros_like, like), jnp.zeros(keys.shape, bool)
-    return jax.lax.while_loop(unfinished, restart, nothing)[1]
+    batch = jax.tree.leaves(like)[0].shape[:1]
+    start = jnp.int32(0), jax.tree.map(jnp.zeros_like, like), jnp.zeros(batch, bool)
+    return jax.lax.while_loop(unfinished, restart, start)[1]
 
 
 def select(mask: Array, x: Array, y: Array) -> Array:

@@ -187,7 +187,7 @@ def check_full_batch(batch_size: int, num_examples: int) -> None:
       num_examples: number of training images.
 
     Raises:
-      UserError: they do not.
+      UserError: there are fewer images than that.
     """
     if num_examples < batch_size:
         raise UserError(

@@ -132,7 +132,7 @@ def check_location(location: str | os.PathLike) -> None:
     """Checks that the folder exists.
 
     Raises:
-      UserError: it does not.
+      UserError: there is no such folder.
     """
     path = expanded(location)
     if not path.is_dir():
@@ -240,7 +240,7 @@ def _check_same_classes(tree: Tree, folders: dict[str, str], listed: dict[str, l
     """Checks that the training split has every class of the others.
 
     Raises:
-      UserError: it lacks one.
+      UserError: it lacks a class.
     """
     names = {kind: {label for _, label in pairs} for kind, pairs in listed.items()}
     for kind in folders.keys() - {"train"}:

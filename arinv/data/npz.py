@@ -103,7 +103,7 @@ def check_location(location: str) -> None:
     """Checks that the archive exists.
 
     Raises:
-      UserError: it does not.
+      UserError: there is no such file.
     """
     path = expanded(location)
     if not path.is_file():

@@ -1,7 +1,7 @@
 """Slices of volumes as datasets of grey images [S, S, 1]: synthetic porous volumes, or a user-supplied one.
 
 "blobs"        a synthetic volume, not a scan: a Gaussian random field, thresholded so that 24% are pores (dark),
-               blurred, with noise. It is made while it is read, and the same every time.
+               blurred, with noise. It is generated as it is read, identically each time.
 "volume:PATH"  a .npy file, a .npz file with one array or "volume", both [D, H, W], or a folder of slices in the order
                of their names. Values other than uint8, and those of a volume with two values, are scaled from the
                volume's smallest and largest to 0 to 255.
@@ -189,7 +189,7 @@ def check_location(location: str) -> None:
     """Checks that the volume exists.
 
     Raises:
-      UserError: it does not.
+      UserError: there is no such volume.
     """
     path = expanded(location)
     if not path.is_dir() and not (path.is_file() and path.suffix in (".npy", ".npz")):

@@ -40,8 +40,8 @@ class SaveTimer:
 class ResultCache:
     """Finished results of a task in a folder: named arrays, rows that grow, or files that the task itself writes.
 
-    Process 0 alone writes and deletes. What is damaged, or of another key, has to be computed again. A task that is
-    complete deletes what only a restart would have needed, by `remove` or `discard`.
+    Process 0 alone writes and deletes. Results that are damaged, or have another key, are computed again. A task that
+    is complete deletes what only a restart needs, by `remove` or `discard`.
 
     Args:
       folder: folder of the files.

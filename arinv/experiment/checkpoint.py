@@ -267,7 +267,7 @@ def newest_readable(
       (content, paths of the newer checkpoints that are damaged).
 
     Raises:
-      UserError: there is none.
+      UserError: no checkpoint can be read.
     """
     damaged: list[pathlib.Path] = []
     newest = None

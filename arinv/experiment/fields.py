@@ -21,7 +21,7 @@ def check_images(config: ConfigDict) -> None:
     """Checks that config.data.name can name user-supplied images: a file, a folder or photographs.
 
     Raises:
-      UserError: it is empty, or names photographs that there are not.
+      UserError: it is empty, or names unknown photographs.
     """
     if not config.data.name:
         raise UserError("images is empty; name an image file, a folder of images, or photos")
@@ -38,7 +38,7 @@ def check_fields(config: ConfigDict) -> None:
     """
     dtype_of(config)
     mesh_of(config)
-    if not 0 <= config.get("seed", 0) < 2**32:  # of more bits JAX would drop some without a word
+    if not 0 <= config.get("seed", 0) < 2**32:  # JAX silently drops higher bits
         raise UserError(f"seed={config.seed} must be 0 to {2**32 - 1}")
     for name in ("num_train", "num_test"):
         if config.data.get(name, 0) < 0:

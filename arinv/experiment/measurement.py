@@ -301,7 +301,7 @@ def load_metric_network(run: Run, field: str, own: Trained) -> MetricNetwork:
 
 
 def check_metric_encoder(run: Run) -> None:
-    """Checks, before any stage runs, that the classifier of config.metric_encoder exists, or will.
+    """Checks, before any stage runs, that the classifier of config.metric_encoder exists or is a stage.
 
     Raises:
       UserError: none there, or one of another image size.

@@ -25,7 +25,7 @@ class Role(enum.Enum):
 
     TRAINING = "a training, whose checkpoint has to exist"
     RUN = "a run, which has to exist"
-    FOUND = "a run or a word, which the task looks for itself"
+    FOUND = "a run or a keyword; the task itself checks which"
     FILE = "a file"
     IMAGES = "a file or folder of images, without the prefix folder:"
     TEXT = "a text for readers"
@@ -74,7 +74,7 @@ def check_local(config: ConfigDict, *, reads_paths: bool = False) -> None:
       reads_paths: whether data.name is a path of images, see `Task`.
 
     Raises:
-      UserError: one does.
+      UserError: a field names a URL, or a folder of images with the prefix "folder:".
     """
     for name, text in _texts(plain(config)):
         paths.check_local(text, name=name)
@@ -114,7 +114,7 @@ def check_outside(config: ConfigDict, workdir: pathlib.Path, *, reads_paths: boo
       reads_paths: whether data.name is such a folder, see `Task`.
 
     Raises:
-      UserError: it is.
+      UserError: the workdir is in such a folder.
     """
     own = paths.canonical(workdir)
     for name, text in _texts(plain(config)):
@@ -221,8 +221,9 @@ def _texts(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yields the name and the text of each field that may name something."""
     for name, value in flatten(config).items():
         if role(name) != Role.TEXT:
-            yield from ((name, text) for text in (value if isinstance(value, list) else [value])
-                        if isinstance(text, str) and text)  # fmt: skip
+            for text in value if isinstance(value, list) else [value]:
+                if isinstance(text, str) and text:
+                    yield name, text
 
 
 def _hash_of_run(place: pathlib.Path) -> str:

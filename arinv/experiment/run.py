@@ -301,7 +301,7 @@ class Run:
         """Checks that the workdir belongs to no other config and is in no folder of images that the task reads.
 
         Raises:
-          UserError: it is.
+          UserError: the workdir belongs to another config, or is in a folder of images that the task reads.
         """
         references.check_outside(self.config, self.workdir, reads_paths=self.task.reads_paths)
         workdirs.check(self.config, self.workdir, is_independent=self.task.is_independent)

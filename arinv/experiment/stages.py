@@ -121,7 +121,7 @@ def _check_level(config: ConfigDict, workdir: pathlib.Path) -> None:
     """Checks that a single task is not run in a folder of runs, and no experiment in the folder of a single task.
 
     Raises:
-      UserError: it is.
+      UserError: the workdir holds other runs, or belongs to a single task.
     """
     is_run, is_experiment = (workdir / "config.json").exists(), "stages" in config
     if is_experiment and is_run:
@@ -164,8 +164,8 @@ def _check_order(stages: Mapping[pathlib.Path, ConfigDict]) -> None:
     names = {f"{workdirs.STAGE}{folder.name}": folder for folder in stages}
     order = list(stages)
     for folder, stage in stages.items():
-        references = {part for value in _texts(workdirs.plain(stage)) for part in value.split("+")}
-        for name in sorted(part.partition("/")[0] for part in references if part.startswith(workdirs.STAGE)):
+        parts = {part for text in _texts(workdirs.plain(stage)) for part in text.split("+")}
+        for name in sorted(part.partition("/")[0] for part in parts if part.startswith(workdirs.STAGE)):
             if name not in names:
                 if len(stages) > 1 and not (folder.parent / name.removeprefix(workdirs.STAGE)).is_dir():
                     known = unknown("stage", name.removeprefix(workdirs.STAGE), [place.name for place in order])

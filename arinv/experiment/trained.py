@@ -186,7 +186,7 @@ class Trained:
           float32 [count, H, W, C], near [0, 1].
 
         Raises:
-          UserError: neither.
+          UserError: the network is neither a GAN nor a variational autoencoder.
         """
         if self.latent_size:
             return self.decode_fn(jax.random.normal(key, (count, self.latent_size)))

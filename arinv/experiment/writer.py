@@ -145,7 +145,7 @@ class Writer:
 
 
 class _EventFile:
-    """A new event file of TensorBoard, written in this thread: a writer of its own might lose the last at a kill.
+    """A TensorBoard event file, written in this thread: a writer thread could lose its last events at a kill.
 
     Attributes:
       folder: folder of the event files.

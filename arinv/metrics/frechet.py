@@ -1,7 +1,7 @@
 """The Fréchet distance between two sets of images in the space of a network's features (FID).
 
 Feature vectors are [B, K]. Their mean and covariance are accumulated batch by batch on the host in float64, without
-storing features. The matrix root is computed on the device, in float64.
+storing features. The matrix root is computed on the host, in float64.
 
 The published figures use the features of one Inception network and 50,000 images. Any other network or number gives
 another scale, which is why results are reported under a name with both, such as "fid_resnet18_block4_n2000".

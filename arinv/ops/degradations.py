@@ -134,7 +134,7 @@ def check_size(operator: Operator, *, image_size: int, channels: int = 3) -> Non
       channels: number of channels of the images, 1 or 3.
 
     Raises:
-      UserError: it does not.
+      UserError: images of this size or number of channels cannot be degraded.
     """
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
     images = jax.ShapeDtypeStruct((1, image_size, image_size, channels), jnp.float32)

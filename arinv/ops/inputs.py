@@ -493,7 +493,7 @@ def check_callable(function: Any, name: str) -> None:
       name: its name in errors.
 
     Raises:
-      UserError: it is not.
+      UserError: it cannot be called.
     """
     if not callable(function):
         raise UserError(f"{name} must be a function; got {type(function).__name__}")

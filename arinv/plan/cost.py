@@ -217,12 +217,6 @@ def compute_seconds(
     return seconds
 
 
-def flops_as_xla(at_batch: Sequence[Operation], at_twice: Sequence[Operation], num_devices: int) -> float:
-    """Returns the operations of each device as XLA counts them; for the arguments see `compute_seconds`."""
-    pairs = zip(at_batch, at_twice, strict=True)
-    return sum(_share(one.as_xla, two.as_xla, num_devices) for one, two in pairs)
-
-
 def _share(at_batch: float, at_twice: float, num_devices: int) -> float:
     """Returns each device's share: the part that grows with the batch is split, the rest replicated."""
     growing = at_twice - at_batch

@@ -170,7 +170,7 @@ def _plan(run: Run, assumptions: Assumptions, cache: dict[str, Any]) -> dict[str
         "compiled_for": jax.devices()[0].platform,
         "compile_seconds": step.compile_seconds,
         "memory_per_device": step.memory._asdict(),
-        "flops": _flops(config, step, mesh),
+        "flops": _flops(config, step),
         "collectives_per_step": _per_step(cost.by_kind(step.collectives), config.steps_per_call),
         "assumed_utilization": assumptions.utilization,
         "seconds_per_step": seconds,
@@ -213,7 +213,7 @@ def compile_step(config: ConfigDict, setup: training.TrainSetup, mesh: jax.shard
     arguments, twice = (_arguments(config, setup, mesh, factor) for factor in (1, 2))
     call = loop.make_call(setup.step_on(mesh), arguments[0], mesh, num_steps=config.steps_per_call)
     traced = call.trace(*arguments)
-    # On a CPU the optimization of machine code is skipped: everything reported is determined before it.
+    # On a CPU the optimization of machine code is skipped: what the plan reports is known before it.
     options = _xla.supported({"xla_backend_optimization_level": 0}) if jax.default_backend() == "cpu" else None
     started = time.perf_counter()
     compiled = traced.lower().compile(compiler_options=options)
@@ -280,15 +280,12 @@ def _arguments(config, setup, mesh, factor: int = 1, *, single: bool = False) ->
     )
 
 
-def _flops(config: ConfigDict, step: Step, mesh: jax.sharding.Mesh) -> dict[str, float]:
-    calls = config.steps_per_call
-    per_step = flops.total(step.operations) / calls
+def _flops(config: ConfigDict, step: Step) -> dict[str, float]:
+    per_step = flops.total(step.operations) / config.steps_per_call
     return {
         "per_step": per_step,
         "per_image": per_step / config.batch_size,
-        # By XLA's way of counting, to compare with its count of the compiled step.
-        "as_xla_counts_per_device": cost.flops_as_xla(step.operations, step.operations_of_twice, mesh.size),
-        "xla_per_device": step.xla_flops,
+        "xla_per_device": step.xla_flops,  # of the whole call; it counts the body of a loop once
     }
 
 

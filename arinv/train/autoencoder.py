@@ -61,7 +61,7 @@ def operator_of(config: ConfigDict) -> Operator:
 
 
 def check_inputs(run: Run) -> None:
-    """Checks, before any stage runs, that the GAN exists and fits, or will once its stage is complete.
+    """Checks, before any stage runs, that the GAN fits, whether it exists or a stage trains it.
 
     Raises:
       UserError: no checkpoint, or one of another image size.

@@ -59,7 +59,7 @@ def _task(config: ConfigDict) -> ModuleType:
     """Returns the task of each class.
 
     Raises:
-      UserError: unknown.
+      UserError: config.single names another task.
     """
     if config.single not in TRAINED:
         raise unknown("task of each class, single", config.single, TRAINED)
@@ -97,7 +97,7 @@ def split(workdir: pathlib.Path, config: ConfigDict) -> dict[pathlib.Path, Confi
     """
     trainings = {}
     for label in config.classes:
-        single = ConfigDict(_from_above(config.to_dict()))
+        single = ConfigDict(_for_subfolder(config.to_dict()))
         del single.classes, single.single
         single.task, single.data.classes = config.single, (label,)
         single.title = f"{config.title} of class {label}"
@@ -105,9 +105,9 @@ def split(workdir: pathlib.Path, config: ConfigDict) -> dict[pathlib.Path, Confi
     return trainings
 
 
-def _from_above(value: Any) -> Any:
-    """Returns fields of a config whose references to stages are found from a folder below that of the config."""
+def _for_subfolder(value: Any) -> Any:
+    """Returns fields of a config with references to stages rewritten for a workdir one level below."""
     if isinstance(value, dict):
-        return {name: _from_above(part) for name, part in value.items()}
+        return {name: _for_subfolder(part) for name, part in value.items()}
     is_stage = isinstance(value, str) and value.startswith(workdirs.STAGE)
     return f"{workdirs.STAGE}../{value.removeprefix(workdirs.STAGE)}" if is_stage else value

@@ -3,7 +3,7 @@
 Only convolutions and matrix products count, as two operations for each multiplication with its addition. Dead code does
 not count; every iteration of a loop does, and of alternatives (`lax.cond`) the cheapest. Padding is included, the
 convention of PyTorch's counter and of MFU. XLA's cost analysis differs in three ways: it excludes padding, counts the
-body of a loop once, and includes element-wise operations; that count is available too, for comparison.
+body of a loop once, and includes element-wise operations.
 """
 
 import math
@@ -11,30 +11,20 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
 from arinv.ops import conv
 
-# XLA counts one operation for each element of the result, and for each reduced element.
-_ELEMENTWISE = frozenset(
-    "abs add add_any and ceil clamp convert_element_type div eq floor ge gt integer_pow le lt max min mul ne neg not "
-    "or rem round select_n shift_left shift_right_logical sign square sub xor".split()
-)
-_REDUCTIONS = frozenset("reduce_and reduce_max reduce_min reduce_or reduce_sum".split())
-
 
 class Operation(NamedTuple):
-    """A convolution, a matrix product, or an element-wise operation, which only XLA's count includes.
+    """A convolution or a matrix product.
 
     Attributes:
-      flops: FLOPs of one execution of a product, padding included; 0 for element-wise operations.
-      as_xla: FLOPs of one execution, without padding.
-      size: bytes of a product's two inputs and its output; 0 for element-wise operations.
+      flops: FLOPs of one execution, padding included.
+      size: bytes of its two inputs and its output.
       rounds: number of executions.
     """
 
     flops: int
-    as_xla: int
     size: int
     rounds: int = 1
 
@@ -64,7 +54,7 @@ def total(operations: Iterable[Operation]) -> int:
 
 
 def operations(jaxpr: Any) -> list[Operation]:
-    """Returns the convolutions, matrix products and element-wise operations of a traced function.
+    """Returns the convolutions and matrix products of a traced function.
 
     Args:
       jaxpr: as jax.make_jaxpr returns it, or of a jitted function's `trace(...)`.
@@ -88,14 +78,11 @@ def _of_equation(equation: Any, outputs: Sequence[bool]) -> list[Operation]:
     name, parameters = equation.primitive.name, equation.params
     arrays = [v.aval for v in (*equation.invars, *equation.outvars)]
     if name == "conv_general_dilated":
-        flops, unpadded = _convolution(*(a.shape for a in arrays), parameters)
-        return [Operation(flops, unpadded, _bytes(arrays))]
+        return [Operation(_convolution(*(a.shape for a in arrays), parameters), _bytes(arrays))]
     if name == "dot_general":
         (contracted, _), _ = parameters["dimension_numbers"]
         flops = 2 * math.prod(arrays[2].shape) * math.prod(arrays[0].shape[axis] for axis in contracted)
-        return [Operation(flops, flops, _bytes(arrays))]
-    if name in _ELEMENTWISE or name in _REDUCTIONS:
-        return [Operation(0, arrays[0 if name in _REDUCTIONS else -1].size, 0)]
+        return [Operation(flops, _bytes(arrays))]
     parts = []
     for value in parameters.values():
         for part in value if isinstance(value, (tuple, list)) else (value,):
@@ -113,33 +100,13 @@ def _bytes(arrays: Sequence[Any]) -> int:
     return sum(a.size * a.dtype.itemsize for a in arrays)
 
 
-def _convolution(lhs, rhs, out, parameters) -> tuple[int, int]:
-    """Returns the operations with and without padding."""
+def _convolution(lhs, rhs, out, parameters) -> int:
+    """Returns the operations of a convolution of these shapes, padding included."""
     numbers = parameters["dimension_numbers"]
-    rows_and_channels = 2 * math.prod(out[axis] for axis in numbers.out_spec[:2]) * rhs[numbers.rhs_spec[1]]
-    flops, unpadded = rows_and_channels, rows_and_channels
-    for i, axes in enumerate(zip(numbers.lhs_spec[2:], numbers.rhs_spec[2:], numbers.out_spec[2:], strict=True)):
+    flops = 2 * math.prod(out[axis] for axis in numbers.out_spec[:2]) * rhs[numbers.rhs_spec[1]]
+    for axes in zip(numbers.lhs_spec[2:], numbers.rhs_spec[2:], numbers.out_spec[2:], strict=True):
         extents = [shape[axis] for shape, axis in zip((lhs, rhs, out), axes, strict=True)]
         # Along an axis, a convolution, its two gradients and its transpose pair every output with every entry of the
         # kernel. Whichever operands these are, they have the two smaller extents of the three.
         flops *= math.prod(sorted(extents)[:2])
-        geometry = (parameters[k][i] for k in ("window_strides", "padding", "lhs_dilation", "rhs_dilation"))
-        unpadded *= _pairs(*extents, *geometry)
-    return flops, unpadded
-
-
-def _pairs(size: int, kernel: int, out: int, stride: int, padding: tuple[int, int], dilation: int, gap: int) -> int:
-    """Returns the number of pairs of an output and a kernel entry that meet an input entry, along one axis.
-
-    Args:
-      size: size of the input.
-      kernel: size of the kernel.
-      out: size of the output.
-      stride: between outputs.
-      padding: before and after the dilated input; negative for cropping.
-      dilation: dilation of the input, the distance between its entries.
-      gap: dilation of the kernel.
-    """
-    place = stride * np.arange(out)[:, None] + gap * np.arange(kernel) - padding[0]
-    inside = (place >= 0) & (place <= (size - 1) * dilation) & (place % dilation == 0)
-    return int(inside.sum())
+    return flops

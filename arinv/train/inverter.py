@@ -28,9 +28,8 @@ from arinv.train import classifier, training
 from arinv.train.generator_update import ReconstructionTargets, check_loss, loss_weights, make_update
 from arinv.types import Array, Batch, Metrics, Network, Variables
 
-_STARTS = ("checkpoint", "random")  # weights of a trained encoder at the start
+_STARTS = ("checkpoint", "random")  # initial weights of the encoder
 _COMPARATORS = (CLASSIFIER, INVERTER)
-_START = 3  # PRNG stream of random ones, after those of `training`
 
 
 def check(config: ConfigDict) -> None:
@@ -49,7 +48,7 @@ def check(config: ConfigDict) -> None:
 
 
 def check_inputs(run: Run) -> None:
-    """Checks, before any stage runs, the data, and that encoder and comparator exist and fit, or will.
+    """Checks, before any stage runs, the data, the encoder and the comparator, which earlier stages may train.
 
     Raises:
       UserError: data that cannot be read, no checkpoint, one of another network or image size, an unknown layer, or a
@@ -223,7 +222,8 @@ def _check_checkpoint(config: ConfigDict) -> None:
     """Checks that a config names an encoder that can be inverted: its checkpoint, start, training and installation.
 
     Raises:
-      UserError: it does not.
+      UserError: no checkpoint, one or a training of an encoder without weights, an unknown start, or a package that is
+        not installed.
     """
     module = models.build(config.encoder.name)
     has_weights = module.has_weights
@@ -372,7 +372,7 @@ def initial_encoder(run: Run) -> Trained:
     is_random = config.encoder.start == "random"
     return loading.new_encoder(
         config.encoder.name,
-        key=jax.random.fold_in(run.key, _START) if is_random else None,
+        key=jax.random.fold_in(run.key, training.ENCODER) if is_random else None,
         image_size=config.data.image_size,
         resize=config.data.resize,
         options=dict(config.encoder.options),

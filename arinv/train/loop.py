@@ -80,10 +80,10 @@ def restore_or_create(
 
 
 def _place_copies(state: TrainState, shardings: TrainState) -> TrainState:
-    """Returns a state on the mesh, with weights of its own.
+    """Returns a copy of a state on the mesh.
 
-    Those of earlier trainings are on a device of this process, and the first step, which donates the state, may read
-    them as well.
+    Weights of earlier trainings are on one device of this process. They are copied because the first step donates the
+    state, and may also read the same weights as a frozen network.
     """
 
     def to_mesh(leaf, sharding):

@@ -112,7 +112,9 @@ def make_schedule(spec: Mapping, *, num_steps: int, steps_per_epoch: int) -> opt
 
 
 def _own_options(name: str, spec: Mapping[str, Any], choices: Mapping[str, Callable]) -> dict[str, Any]:
-    """Returns the options of one choice; options of other choices are ignored, so that a config's name can change.
+    """Returns the options of one choice.
+
+    Options that only other choices have are ignored, so that a config can switch between them by `name` alone.
 
     Raises:
       UserError: an option that no choice has, or a missing one.
@@ -130,7 +132,6 @@ def _own_options(name: str, spec: Mapping[str, Any], choices: Mapping[str, Calla
 def _sgd(schedule, *, momentum: float = 0.9, nesterov: bool = False, weight_decay: float = 0.0):
     sgd = optax.sgd(schedule, momentum=momentum or None, nesterov=nesterov)
     # Weight decay is added to the gradient before momentum, as in torch.optim.SGD.
-
     return optax.chain(optax.add_decayed_weights(weight_decay), sgd) if weight_decay else sgd
 
 

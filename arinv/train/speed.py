@@ -19,7 +19,7 @@ from arinv.train.feed import Prepared
 
 
 class Speed:
-    """Stopwatch of the steps between two lines of the log; a context manager that stops its thread.
+    """Stopwatch of the steps between two lines of the log; a context manager that ends its thread.
 
     Args:
       peak_flops: peak operations per second of all devices together; None if unknown.

@@ -26,7 +26,7 @@ from arinv.train.speed import Profile, check_steps
 
 _MAX_COUNTED = 100_000  # records whose labels are read for the report: about a second
 _MAX_LISTED = 6  # classes in a report
-_INIT, _TRAIN, _EVALUATE = range(3)  # PRNG streams, folded into the key of the seed
+_INIT, _TRAIN, _EVALUATE, ENCODER = range(4)  # PRNG streams, folded into the key of the seed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +108,7 @@ def check_inputs(run: Run) -> None:
     """Checks, before any stage runs, that the images of a training can be read and fill a batch.
 
     Raises:
-      UserError: they do not.
+      UserError: a source that cannot be read, or has fewer images than its part of a batch.
     """
     config, train = run.config, run.open_data("train")
     run.open_data("test")

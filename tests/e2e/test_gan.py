@@ -21,7 +21,8 @@ from configs import gan as gan_config
 
 GAME = {"penalty": 10.0, "drift": 0.1, "ratio": 0.5, "rate": 0.1}
 RATE, BATCH, SIDE, LATENT = 0.1, 3, 2, 5
-COLUMNS = np.arange(1.0, 1 + SIDE, dtype=np.float32).reshape(1, 1, SIDE, 1)  # weights that tell images from their means
+# Weights of the columns: the weighted mean of an image differs from its mean.
+COLUMNS = np.arange(1.0, 1 + SIDE, dtype=np.float32).reshape(1, 1, SIDE, 1)
 
 
 class Linear(nn.Module):

@@ -4,7 +4,6 @@ The task writes detector.json (inverter, settings and, for each score, the norma
 references.npz (features of the normal training images), scores.npz and overview.png.
 """
 
-import functools
 import pathlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -42,8 +41,17 @@ FILE = "detector.json"
 _REFERENCES = "references.npz"
 _NUM_SCALED = 64  # normal images whose heat maps give the scales, whatever the size of a batch
 _FIELDS = (
-    *("inverter_workdir", "weights", "image_size", "resize", "data", "seed", "search", "knn", "decision"),
-    *("calibrations", "map_scales"),
+    "inverter_workdir",
+    "weights",
+    "image_size",
+    "resize",
+    "data",
+    "seed",
+    "search",
+    "knn",
+    "decision",
+    "calibrations",
+    "map_scales",
 )
 
 
@@ -102,7 +110,7 @@ def check_decision(decision: ConfigDict) -> None:
 
 
 def check_inputs(run: Run) -> None:
-    """Checks that the inverter exists, or will, and that no held-out image is among those of its training.
+    """Checks that the inverter exists or is a stage, and that the held-out images are no training images.
 
     Raises:
       UserError: no inverter, an image that is among them, or images that cannot be read.
@@ -148,7 +156,11 @@ def run(run: Run) -> dict[str, Any]:
         )
     reconstructions = scores.pop(RECONSTRUCTION, None)
     calibrations = {name: Calibration.measure(values, anomalous) for name, values in scores.items()}
-    explain_rows = functools.partial(_explain, run.key, scorer, variables, images, batching, reconstructions)
+
+    def explain_rows(rows: np.ndarray) -> Explanation:
+        shown = None if reconstructions is None else reconstructions[rows]
+        return explain(run.key, scorer, variables, images[rows], batching, reconstructions_u8=shown)
+
     scales = _write_overview(run, explain_rows, scores[config.decision.score], anomalous)
     write_arrays(workdir / _REFERENCES, {"references": np.asarray(variables["references"])})
     write_json(workdir / FILE, _describe(run, inverter, calibrations, scales))
@@ -164,12 +176,6 @@ def _read_validation(run: Run) -> tuple[np.ndarray, np.ndarray]:
         source = open_dataset(config, f"folder:{config.anomalous}", "all")
         anomalous = data.load_arrays(source)["image"]
     return np.concatenate([held_out, anomalous]), np.arange(len(held_out) + len(anomalous)) >= len(held_out)
-
-
-def _explain(key, scorer, variables, images, batching, reconstructions, rows: np.ndarray) -> Explanation:
-    """Returns the explanation of some of the images."""
-    shown = None if reconstructions is None else reconstructions[rows]
-    return explain(key, scorer, variables, images[rows], batching, reconstructions_u8=shown)
 
 
 def _write_overview(

@@ -218,7 +218,7 @@ def _check_classes(config: ConfigDict, info: data.SourceInfo, labels: np.ndarray
     """Checks that every class of the config has normal and anomalous test images.
 
     Raises:
-      UserError: one has not.
+      UserError: a class without normal or without anomalous test images.
     """
     if info.num_classes < 2:
         raise UserError(

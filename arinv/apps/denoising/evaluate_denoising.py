@@ -70,7 +70,7 @@ def check_tiles(options: Mapping[str, int]) -> None:
     """Checks that the sizes of config.tiles match each other and the networks.
 
     Raises:
-      UserError: they do not.
+      UserError: a size that the others, or the networks, do not allow.
     """
     if options["multiple"] % MULTIPLE:
         raise UserError(

@@ -96,7 +96,7 @@ def check_tiles(*, multiple: int, tile: int, overlap: int, smallest: int = 64) -
       smallest: least padded side.
 
     Raises:
-      UserError: they do not.
+      UserError: a tile or an overlap that is no multiple, or out of range.
     """
     for name, value in (("multiple", multiple), ("smallest", smallest)):
         check_count(value, name)

@@ -65,7 +65,7 @@ def check(config: ConfigDict) -> None:
 
 
 def check_inputs(run: Run) -> None:
-    """Checks, before any stage runs, that the network exists, or will, and is for images of this task's size.
+    """Checks, before any stage runs, that the network exists, or is a stage, and takes images of this size.
 
     Raises:
       UserError: no checkpoint, or one of another kind, or whose encoder is of another image size.

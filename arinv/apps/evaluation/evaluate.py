@@ -2,8 +2,8 @@
 
 Writes results.json (means and standard deviations, the exact variant of each metric), per_image.npz (every number of
 every image) and, for an inverter, images.npz and reconstructions.png. With config.attack_from, the workdir of another
-evaluation of the same encoder, the accuracies are read from there and no attack runs. On images of other classes than
-its encoder's an inverter is evaluated without accuracies.
+evaluation of the same encoder, the accuracies are read from there and no attack runs. An inverter whose encoder has
+other classes than the images is evaluated without accuracies.
 
 The numbers of finished images are saved in parts/ every half minute, and at the end of each pass, until all results are
 written; a run that was killed resumes to the same bits.
@@ -36,7 +36,7 @@ from arinv.types import Batch
 _NAMES = {"correct": "clean_accuracy", "loss": "cross_entropy"}
 _DECISIVE = ("attack", "batch_size", "data", "dtype", "seed")  # fields that decide an encoder's figures
 _IMAGES = "images"  # name of their hash in the results
-_FREE = ("data_dir", "num_workers")  # of the data
+_FREE = ("data_dir", "num_workers")  # fields of the data that decide no figure
 _PARTS = "parts"  # folder of the numbers of finished images
 
 
@@ -54,7 +54,7 @@ def check(config: ConfigDict) -> None:
 
 
 def check_inputs(run: Run) -> None:
-    """Checks, before any stage runs, that the networks exist and fit, or will once their stages are complete.
+    """Checks, before any stage runs, that the networks fit, whether they exist or stages train them.
 
     Raises:
       UserError: no checkpoint, or one of another kind or image size.
@@ -130,7 +130,8 @@ def _known_accuracies(
 ) -> tuple[dict[str, np.ndarray], dict[str, Any] | None]:
     """Returns the accuracies of each image that are not measured here, and the options of the attack.
 
-    They are those of config.attack_from, or empty; without classes to compare there is no attack either, but None.
+    The accuracies are those of config.attack_from, or empty. Where an inverter's encoder has no classes, or others than
+    the images, the options are None: nothing is attacked.
 
     Args:
       run: the run of the evaluation.
@@ -217,8 +218,8 @@ def _make_pass(
 ) -> Callable[..., tuple[dict, dict]]:
     """Returns a function that runs an evaluation step over all batches with a progress bar.
 
-    Its arguments are the title, the step, its variables, and texts that determine the results besides the config, the
-    encoder and the images; `measure` of reconstructions, of which it returns the first images too.
+    The function takes a title, the step, its variables, and texts that determine the results besides the config, the
+    encoder and the images. With `measure`, the measurement of reconstructions, it also returns the first images.
     """
     config, mesh, module, size = run.config, run.mesh, encoder.module, run.config.batch_size
     own_key = encoder.fingerprint, resize, arrays["image"], arrays["label"]

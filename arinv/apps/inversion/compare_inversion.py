@@ -156,8 +156,8 @@ def _optimize(run: Run, name: str, inverter: Trained, images: np.ndarray, cache:
 class _Search:
     """A search that is saved twice a minute: its images, the number of steps so far and their seconds an image.
 
-    Of a search that was saved with larger batches the first images are continued, as many as the batch has; of one that
-    was saved with smaller batches all of its images, and no others.
+    A search that was saved with larger batches continues with its first images, as many as the batch has; one that was
+    saved with smaller batches continues with all of its images and no others.
 
     Attributes:
       count: number of images that are searched for; those behind them fill the batch.

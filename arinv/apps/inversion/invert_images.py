@@ -71,7 +71,7 @@ def check(config: ConfigDict) -> None:
 
 
 def check_inputs(run: Run) -> None:
-    """Checks, before any stage runs, that the inverters exist, or will, and take images padded to config.multiple.
+    """Checks, before any stage runs, that the inverters exist, or are stages, and take padded images.
 
     Raises:
       UserError: one does not exist, is another network, or takes no such images.

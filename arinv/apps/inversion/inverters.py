@@ -59,7 +59,7 @@ def check_networks(run: Run) -> dict[str, Trained]:
 
 
 def check_networks_of_size(run: Run) -> None:
-    """Checks, before any stage runs, that every inverter exists and is for images of the task's size, or will be.
+    """Checks, before any stage runs, that every inverter exists, or is a stage, and takes images of this size.
 
     Raises:
       UserError: as `check_networks`, or one is for images of another size.

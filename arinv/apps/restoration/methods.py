@@ -71,7 +71,7 @@ def check(config: ConfigDict) -> None:
 
 
 def check_inputs(run: Run) -> None:
-    """Checks, before any stage runs, that the networks exist and are for images of this task's size, or will be.
+    """Checks, before any stage runs, that the networks exist, or are stages, and take images of this size.
 
     Raises:
       UserError: no checkpoint, or one of another kind, image size, number of channels or length of the latents, or an
@@ -110,7 +110,8 @@ def _load_network(run: Run, name: str, kind: str, size: int | None) -> Trained:
     if kind == GAN and length and network.module.latent_size != length:
         raise UserError(f"{reference} has latents of {network.module.latent_size} numbers; name a GAN with {length}")
     if kind == AUTOENCODER and ((own := network.description["autoencoder"]["networks"]) == AEGAN) != (name == AEGAN):
-        raise UserError(f"{name}={reference} is an autoencoder of networks {own!r}; {_other_field(name)}")
+        other = AUTOENCODER if name == AEGAN else AEGAN
+        raise UserError(f"{name}={reference} is an autoencoder of networks {own!r}; give it as {other}=")
     return network
 
 
@@ -125,10 +126,6 @@ def _load_encoder(run: Run, reference: str, size: int | None) -> Trained:
         return run.load(reference, kind=(INVERTER, CLASSIFIER), **options)
     except OtherSize as error:
         raise UserError(f"{error}, or allow_other_size=True to compare its features at {size} px anyway") from error
-
-
-def _other_field(name: str) -> str:
-    return f"give it as {AUTOENCODER}=" if name == AEGAN else f"give it as {AEGAN}="
 
 
 def load(run: Run) -> dict[str, Trained]:

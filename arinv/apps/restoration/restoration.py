@@ -67,7 +67,7 @@ def check(config: ConfigDict) -> None:
 
 
 def check_inputs(run: Run) -> None:
-    """Checks, before any stage runs, that the networks exist and are for images of this task's size, or will be.
+    """Checks, before any stage runs, that the networks exist, or are stages, and take images of this size.
 
     Raises:
       UserError: no checkpoint, or one of another kind or image size.

@@ -159,7 +159,7 @@ def _check_mask_shape(mask: np.ndarray, image: np.ndarray, mask_name: str, name:
     """Checks that a mask is square, for the square in the center of an image, or has the image's aspect ratio.
 
     Raises:
-      UserError: neither.
+      UserError: the mask has another aspect ratio and is not square.
     """
     (mask_height, mask_width), (height, width) = mask.shape[:2], image.shape[:2]
     if not fits(mask.shape, image.shape):

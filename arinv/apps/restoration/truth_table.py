@@ -59,10 +59,10 @@ def check(config: ConfigDict) -> None:
 
 
 def check_inputs(run: Run) -> None:
-    """Checks, before any stage runs, that the classifier and the restoration exist, or will.
+    """Checks, before any stage runs, that the classifier and the restoration exist or are stages.
 
     Raises:
-      UserError: one does not.
+      UserError: one does not exist, or is of another kind.
     """
     config = run.config
     planned = run.planned(config.restoration)
@@ -118,7 +118,7 @@ def run(run: Run) -> dict[str, Any]:
 
 
 def check_restored(run: Run, reference: str, methods: Sequence[str]) -> None:
-    """Checks, before any stage runs, that a restoration has images of methods, or will.
+    """Checks, before any stage runs, that a restoration has images of some methods, or is a stage with them.
 
     Args:
       run: the run of the task that reads them.

@@ -50,7 +50,7 @@ def check(config: ConfigDict) -> None:
 
 
 def check_inputs(run: Run) -> None:
-    """Checks, before any stage runs, that the restoration exists, or will.
+    """Checks, before any stage runs, that the restoration exists or is a stage.
 
     Raises:
       UserError: it is not finished, or lacks a method.

@@ -105,14 +105,7 @@ def _read_encoder(run: Run) -> tuple[dict[str, Any], Variables, dict[str, Any]]:
         _check_row(path, name, inferred)
         run.report(f"{path}: {', '.join(f'{option} {value}' for option, value in inferred.items())}: as in the file")
     assumed = inferred.pop("normalization", None)
-    options |= inferred
-    if "normalization" in options:
-        reason = "as in the config; the file has " + ("none" if stored is None else str(stored))
-    elif stored is not None and config.check_normalization:
-        options["normalization"], reason = stored, "as in the file"
-    else:
-        options |= {"normalization": assumed} if assumed else {}
-        reason = "the encoder's, as " + ("the file has none" if stored is None else "check_normalization is off")
+    options, reason = _choose_normalization(config, {**options, **inferred}, stored, assumed)
     num_classes = config.num_classes or contents["num_classes"]
     try:
         variables = models.convert.load_torch(
@@ -153,6 +146,25 @@ def _read_encoder(run: Run) -> tuple[dict[str, Any], Variables, dict[str, Any]]:
     }
     notes = {"normalization_in_file": stored, "normalization_reason": reason, "unread": contents["unread"]}
     return description, variables, notes
+
+
+def _choose_normalization(
+    config: ConfigDict, options: dict[str, Any], stored: Any, assumed: Any
+) -> tuple[dict[str, Any], str]:
+    """Returns an encoder's options with the normalization of its pixels, and the reason for that.
+
+    Args:
+      config: config of the import.
+      options: options of the encoder; their own normalization takes precedence.
+      stored: normalization in the file; None for none.
+      assumed: normalization of the files of this form; None for that of the encoder.
+    """
+    if "normalization" in options:
+        return options, "as in the config; the file has " + ("none" if stored is None else str(stored))
+    if stored is not None and config.check_normalization:
+        return {**options, "normalization": stored}, "as in the file"
+    reason = "the encoder's, as " + ("the file has none" if stored is None else "check_normalization is off")
+    return {**options, "normalization": assumed} if assumed else options, reason
 
 
 def _check_row(path: pathlib.Path, name: str, inferred: Mapping[str, Any]) -> None:

@@ -15,7 +15,7 @@ from arinv.types import Array, LogitsFn
 
 _SPLIT_BELOW = 0.75  # a batch is split if that saves a quarter of its rows
 _CPU_ROWS = 16  # of a batch on each CPU device: larger ones are hardly faster there, and padded more
-_COMPILATION = 8_000  # passes that a CPU computes while it compiles an attack for another size
+_COMPILATION = 8_000  # passes of one image that take a CPU as long as compiling an attack for another size
 
 # A host batch {name: [B, ...]} -> the same on devices.
 PlaceFn = Callable[[Mapping[str, np.ndarray]], Mapping[str, Array]]

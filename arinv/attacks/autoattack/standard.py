@@ -14,7 +14,7 @@ the authors' code, version "standard".
 import json
 import time
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -47,9 +47,10 @@ from arinv.types import Array, ArrayLike, LogitsFn
 
 _MIN_CLASSES = 2
 _MIN_CLASSES_TARGETED = 4  # of apgd-t: its loss uses the four largest logits
+_TARGETED = ("apgd-t", "fab-t")
 _CE_RESTARTS = {"l1": 5}  # 1 otherwise
 _APGD_TARGETS = {"l1": 5}  # 9 otherwise, as for FAB
-_COMPARED = 128  # images by whose predictions the model of a state is recognized
+_COMPARED = 128  # images whose predictions are compared, to detect a state of another model
 
 
 def count_rounds(
@@ -202,18 +203,16 @@ def autoattack(
         num_steps=num_steps, num_targets=num_targets, num_queries=num_queries, queries_per_round=queries_per_round
     )
     check_count(group_size, "group_size")
-    model, buckets = as_pytree(logits_fn), make_buckets(
-        batch_size=batch_size, smallest_batch=smallest_batch, multiple_of=multiple_of, place=place
-    )  # fmt: skip
+    model = as_pytree(logits_fn)
+    buckets = make_buckets(batch_size=batch_size, smallest_batch=smallest_batch, multiple_of=multiple_of, place=place)
     num_classes = count_classes(model, images)
     pieces = -(-num_queries // queries_per_round)
     rounds = count_rounds(attacks, norm=norm, num_classes=num_classes, num_targets=num_targets, pieces=pieces)
-    labels = _checked_labels(labels, len(images), num_classes)
     run = _Run(
         key=key,
         model=model,
         images=images,
-        labels=labels,
+        labels=_checked_labels(labels, len(images), num_classes),
         eps=float(eps),
         norm=norm,
         num_steps=num_steps,
@@ -224,22 +223,21 @@ def autoattack(
         group_size=group_size if should_stop else len(images),
         should_stop=should_stop,
     )
-    count = 1 + max((n for name, n in rounds.items() if name in ("apgd-t", "fab-t")), default=0)
-    state = _begin(run, count) if state is None else _resume(run, state)
-    while state.attack < len(rounds):
-        for progress in _attack_round(run, state):
-            if save:
-                save(state)
-            if on_progress:
-                on_progress(progress)
-        _end_round(run, state)
+    state = _begin(run) if state is None else _resume(run, state)
+    for progress in _attack_all(run, state):
+        if save:
+            save(state)
+        if on_progress:
+            on_progress(progress)
     if save:
         save(state)
     return _result(run, state)
 
 
-def _begin(run: _Run, count: int) -> AutoAttackState:
-    classes = rank(run.model, run.images, run.buckets, count=count)
+def _begin(run: _Run) -> AutoAttackState:
+    """Returns the state before the first attack."""
+    num_targets = max((count for name, count in run.rounds.items() if name in _TARGETED), default=0)
+    classes = rank(run.model, run.images, run.buckets, count=1 + num_targets)
     robust = (classes[:, 0] == run.labels) & (run.labels >= 0)
     some = slice(min(len(run.images), 32))
     size = len(run.rounds)
@@ -264,6 +262,11 @@ def _begin(run: _Run, count: int) -> AutoAttackState:
 
 
 def _resume(run: _Run, state: AutoAttackState) -> AutoAttackState:
+    """Returns a copy of a saved state.
+
+    Raises:
+      UserError: it is of other settings, images or weights.
+    """
     saved, current = json.loads(state.settings), json.loads(_settings(run))
     for name, value in current.items():
         if saved.get(name) != value:
@@ -278,8 +281,15 @@ def _resume(run: _Run, state: AutoAttackState) -> AutoAttackState:
     return state.copy()
 
 
-def _attack_round(run: _Run, state: AutoAttackState):
-    """Attacks the rest of the round's queue, and yields after each batch."""
+def _attack_all(run: _Run, state: AutoAttackState) -> Iterator[Progress]:
+    """Runs all rounds that remain, and yields the progress after each batch; the state changes in place."""
+    while state.attack < len(run.rounds):
+        yield from _attack_round(run, state)
+        _end_round(run, state)
+
+
+def _attack_round(run: _Run, state: AutoAttackState) -> Iterator[Progress]:
+    """Attacks the rest of the round's queue, and yields the progress after each batch."""
     name = list(run.rounds)[state.attack]
     key = jax.random.fold_in(run.key, AUTOATTACK.index(name))
     while (remaining := len(state.queue) - state.position) > 0:
@@ -355,7 +365,7 @@ def _has_another_group(run: _Run, state: AutoAttackState) -> bool:
 
 def _batch(run: _Run, state: AutoAttackState, name: str, rows: np.ndarray, size: int) -> Mapping[str, Array]:
     batch = {"image": run.images[rows], "label": run.labels[rows], "index": rows.astype(np.int32)}
-    if name in ("apgd-t", "fab-t"):
+    if name in _TARGETED:
         batch["target"] = state.classes[rows, 1 + state.round]
     if name == "square":
         batch |= {"best": state.adversarial[rows], "margin": state.margins[rows]}

@@ -357,33 +357,6 @@ def export_generator_safetensors(
     _write(path, variables, entries, metadata, f"the generator of {encoder} {layer}")
 
 
-def export_discriminator_safetensors(
-    path: str | pathlib.Path,
-    variables: Variables,
-    encoder: str = "alexnet",
-    layer: str = "conv5",
-    *,
-    image_size: int | None = None,
-    **options,
-) -> None:
-    """Writes a discriminator with the names of the released code of Rojas-Gomez et al. 2022.
-
-    Args:
-      path: the .safetensors file to write; replaced if it exists.
-      variables: variables of the discriminator, as `load_torch_discriminator` returns them.
-      encoder: name of the encoder of its features.
-      layer: name of that feature.
-      image_size: side of the images in pixels; None for the encoder's own.
-      **options: attributes of Discriminator, and encoder_options.
-
-    Raises:
-      UserError: as for `export_safetensors`.
-    """
-    entries = discriminator_entries(encoder, layer, image_size, options)
-    metadata = {"encoder": encoder, "layer": layer}
-    _write(path, variables, entries, metadata, f"the discriminator of {encoder} {layer}")
-
-
 LPIPS_VARIANTS = ("alex", "vgg")
 _NUM_LAYERS = 5
 

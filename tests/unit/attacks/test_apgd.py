@@ -194,19 +194,18 @@ def test_apgd_evaluates_once_a_step_and_once_a_radius(key):
     assert len(calls) == 7 + 3
 
 
-def test_apgd_returns_the_first_restart_that_succeeds(key):
+def test_first_success_keeps_the_first_restart_that_succeeds():
     images, tries = jnp.zeros((3, 1, 1, 1)), []
 
-    def attack(keys, i):
+    def attack(i):
         jax.debug.callback(lambda i: tries.append(int(i)), i)
         candidates = jnp.full((3, 1, 1, 1), 10.0) + i
         return candidates, jnp.stack([i >= 0, i >= 2, i >= 9])
 
-    keys = jax.random.split(key, 3)
-    result = rows.first_success(keys, images, attack, num_restarts=4)
+    result = rows.first_success(attack, images, num_restarts=4)
     np.testing.assert_array_equal(result[:, 0, 0, 0], [10.0, 12.0, 10.0])  # the last never succeeded
     tries.clear()
-    rows.first_success(keys, images, lambda keys, i: (attack(keys, i)[0], i >= jnp.zeros(3, int)), num_restarts=4)
+    rows.first_success(lambda i: (attack(i)[0], i >= jnp.zeros(3, int)), images, num_restarts=4)
     jax.effects_barrier()
     assert tries == [0]  # all have succeeded
 

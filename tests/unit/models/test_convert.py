@@ -274,7 +274,7 @@ def test_generator_round_trip_keeps_images(layer, variant, tmp_path):
         np.testing.assert_allclose(nhwc(written.eval()(nchw(features))), expected, rtol=0, atol=1e-5)
 
 
-def test_discriminator_round_trip_keeps_logits(tmp_path):
+def test_load_torch_discriminator_keeps_logits(tmp_path):
     options = {"encoder": "alexnet_small", "encoder_options": {"width": 4}, "image_size": 32}
     images, features = random_images(32), np.random.default_rng(1).random((2, 4, 4, 16), np.float32)
     discriminator = originals.randomize(originals.Discriminator(256))
@@ -287,9 +287,3 @@ def test_discriminator_round_trip_keeps_logits(tmp_path):
     logits = jax.jit(models.build_discriminator(image_size=32).apply)(variables, images, features)
     assert np.ptp(expected) > 1e-3
     np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-5)
-
-    models.convert.export_discriminator_safetensors(tmp_path / "a.safetensors", variables, **options)
-    written = safetensors.torch.load_file(tmp_path / "a.safetensors")
-    assert written.keys() == discriminator.state_dict().keys()
-    for name, tensor in discriminator.state_dict().items():
-        torch.testing.assert_close(written[name], tensor, rtol=0, atol=0)

@@ -1,5 +1,6 @@
 """Plans: against the step that training compiles, and their parts by hand."""
 
+import functools
 import json
 import math
 import os
@@ -91,13 +92,9 @@ def test_plan_is_of_the_step_that_training_compiles(data_parallel, tmp_path, mon
 
 
 @pytest.mark.long
-def test_operations_agree_with_xla_on_one_device_and_on_eight(data_parallel, sharded):
-    """XLA counts in its own way, and the plan counts in that way beside its own; the rest is between the products."""
-    for result in (data_parallel, sharded):
-        np.testing.assert_allclose(
-            result["flops"]["as_xla_counts_per_device"], result["flops"]["xla_per_device"], rtol=TOLERANCE
-        )
-        assert result["flops"]["per_step"] > 8 * result["flops"]["as_xla_counts_per_device"], "the attack's rounds"
+def test_flops_include_every_round_of_the_attack_on_any_mesh(data_parallel, sharded):
+    """XLA counts the body of a loop once: a step has more operations than eight devices together in its count."""
+    assert data_parallel["flops"]["per_step"] > 8 * data_parallel["flops"]["xla_per_device"]
     assert data_parallel["flops"]["per_image"] == sharded["flops"]["per_image"]
 
 
@@ -123,20 +120,21 @@ def test_data_parallel_reduces_the_gradients_once_and_fsdp_gathers_the_weights(d
 
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("argument", [0, 1])
-def test_as_xla_counts_convolutions_as_xla_does(stride, argument):
-    """Padding left out, for a convolution and its two gradients; exactly, since there is nothing else."""
+def test_total_counts_convolutions_as_xla_does_and_padding_too(stride, argument):
+    """A convolution and its two gradients; exactly, since there is nothing else."""
 
-    def convolve(x, w):
+    def convolve(x, w, padding="VALID"):
         numbers = ("NHWC", "HWIO", "NHWC")
-        return jax.lax.conv_general_dilated(x, w, (stride,) * 2, "SAME", dimension_numbers=numbers)
+        return jax.lax.conv_general_dilated(x, w, (stride,) * 2, padding, dimension_numbers=numbers)
 
     x, w = jnp.ones((2, 7, 7, 3)), jnp.ones((3, 3, 3, 4))
     y, pull = jax.vjp(convolve, x, w)
     for function, arguments in ((convolve, (x, w)), (lambda y: pull(y)[argument], (y,))):
-        result = flops.operations(jax.make_jaxpr(function)(*arguments))
         expected = jax.jit(function).lower(*arguments).compile().cost_analysis()["flops"]
-        assert sum(operation.as_xla for operation in result) == expected
-        assert flops.total(result) > expected, "with padding it is more"
+        assert flops.total(flops.operations(jax.make_jaxpr(function)(*arguments))) == expected
+    padded = functools.partial(convolve, padding="SAME")
+    expected = jax.jit(padded).lower(x, w).compile().cost_analysis()["flops"]
+    assert flops.total(flops.operations(jax.make_jaxpr(padded)(x, w))) > expected
 
 
 def test_total_counts_every_iteration_of_a_loop():
@@ -209,7 +207,7 @@ def test_bandwidth_is_that_of_the_links_of_a_group():
 
 def test_compute_seconds_is_a_roofline():
     h100 = accelerators.accelerator("h100")
-    large, small = flops.Operation(10**15, 0, 3000, 2), flops.Operation(1000, 0, 10**9 + 10**6)
+    large, small = flops.Operation(10**15, 3000, 2), flops.Operation(1000, 10**9 + 10**6)
     twice = [large._replace(size=5000), small._replace(size=10**9 + 2 * 10**6)]
     seconds = cost.compute_seconds(
         [large, small], twice, num_devices=10, accelerator=h100, dtype="bfloat16", utilization=0.5
