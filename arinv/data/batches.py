@@ -230,9 +230,10 @@ def train_batches(
       Iterator with `get_state`, `set_state` and `steps_per_epoch`; see `TrainBatches`.
 
     Raises:
-      UserError: fewer examples than one batch, a batch_size below 1, or num_workers below -1.
+      UserError: neither a source nor arrays, fewer examples than one batch, a batch_size below 1, rows outside the
+        batch, or num_workers below -1.
     """
-    arrays = source if isinstance(source, dict) else None
+    arrays = _checked_arrays(source)
     num_examples = len(arrays["label"]) if arrays is not None else len(source)
     rows = _rows(batch_size, rows)
     check_full_batch(batch_size, num_examples)
@@ -450,10 +451,10 @@ def eval_batches(
       images, label -1 and mask 0.
 
     Raises:
-      UserError: a batch_size below 1.
+      UserError: neither a source nor arrays, a batch_size below 1, or rows outside the batch.
     """
     rows = _rows(batch_size, rows)
-    if not isinstance(source, dict) and (in_memory or (in_memory is None and _fits_in_memory(source))):
+    if _checked_arrays(source) is None and (in_memory or (in_memory is None and _fits_in_memory(source))):
         source = load_arrays(source)
     return EvalBatches(source, batch_size, rows)
 
@@ -466,7 +467,24 @@ def _fits_in_memory(source: Source) -> bool:
 def _rows(batch_size: int, rows: np.ndarray | None) -> np.ndarray:
     """Returns the rows of a global batch that belong to this process."""
     check_count(batch_size, "batch_size")
-    return np.arange(batch_size) if rows is None else np.asarray(rows, np.int64)
+    rows = np.arange(batch_size) if rows is None else np.asarray(rows, np.int64)
+    if len(rows) and not 0 <= rows.min() <= rows.max() < batch_size:
+        raise UserError(f"rows must be 0 to {batch_size - 1}, those of a batch; got {rows.min()} to {rows.max()}")
+    return rows
+
+
+def _checked_arrays(source: Source | Arrays) -> Arrays | None:
+    """Returns the arrays; None where the source is none."""
+    if isinstance(source, Source):
+        return None
+    if not isinstance(source, dict) or not {"image", "label"} <= source.keys():
+        names = sorted(source) if isinstance(source, dict) else type(source).__name__
+        raise UserError(f"examples must be a source, of open_source, or arrays named image and label; got {names}")
+    if len(source["image"]) != len(source["label"]):
+        raise UserError(
+            f"arrays must have one label for each image; got {len(source['label'])} for {len(source['image'])}"
+        )
+    return source
 
 
 class MixedBatches:

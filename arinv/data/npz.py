@@ -56,7 +56,7 @@ class Npz:
 
     def _read(self, path: pathlib.Path) -> None:
         try:
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            with path.open("rb") as file, _archive(np.load(file, allow_pickle=False), path) as arrays:
                 missing = {"image", "label"} - set(arrays.files)
                 if missing:
                     raise UserError(f"{path} has no array {sorted(missing)}; it has: {', '.join(arrays.files)}")
@@ -132,6 +132,14 @@ def _plain_labels(path: pathlib.Path, labels: np.ndarray, count: int) -> np.ndar
     if labels.max() > np.iinfo(np.int64).max:
         raise UserError(f"{path}: label {labels.max()} is too large")
     return labels.astype(np.int64)
+
+
+def _archive(loaded: Any, path: pathlib.Path) -> np.lib.npyio.NpzFile:
+    if isinstance(loaded, np.ndarray):
+        raise UserError(
+            f"{path} holds one array and no labels; write both with numpy.savez(file, image=..., label=...)"
+        )
+    return loaded
 
 
 def _split_indices(labels: np.ndarray, split: str) -> np.ndarray:

@@ -21,8 +21,8 @@ Source: Li et al. 2017, "Universal Style Transfer via Feature Transforms", eqs. 
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -42,18 +42,21 @@ _MIN_PIXELS = 10  # of a label in both images, and the largest ratio of its area
 _MAX_RATIO = 100.0
 
 
-class StyleMoments(NamedTuple):
+@flax.struct.dataclass
+class StyleMoments:
     """The moments of B styles for each label's region (L = 1 for the whole image).
 
     Attributes:
       mean: [B, L, C] of the features.
       root: [B, L, C, C], square root of their covariance, regularized by the variant.
       count: [B, L], number of positions in the region.
+      variant: name of the transform that they are for.
     """
 
     mean: Array
     root: Array
     count: Array
+    variant: str = flax.struct.field(pytree_node=False)
 
 
 def wct(
@@ -135,8 +138,8 @@ def style_moments(
     parts = []
     for mask in _masks(labels, num_labels, (b, h * w)):
         mean, _, samples = _moments(rows, mask)
-        parts.append(StyleMoments(mean[:, 0], _color(samples, variant, method), jnp.sum(mask, axis=1)))
-    return StyleMoments(*(jnp.stack(values, axis=1) for values in zip(*parts, strict=True)))
+        parts.append((mean[:, 0], _color(samples, variant, method), jnp.sum(mask, axis=1)))
+    return StyleMoments(*(jnp.stack(values, axis=1) for values in zip(*parts, strict=True)), variant)
 
 
 def transfer(
@@ -166,8 +169,8 @@ def transfer(
       float32 [B, h, w, C].
 
     Raises:
-      UserError: unknown variant or method, moments of other features or another number of labels, weights that are
-        not one per style or do not sum to 1, alpha outside 0 to 1, or only one of labels and num_labels.
+      UserError: unknown variant or method, moments of other features, variants or numbers of labels, weights that
+        are not one per style or do not sum to 1, alpha outside 0 to 1, or only one of labels and num_labels.
 
     Source: Li et al. 2017, section 3; regions as in Yoo et al. 2019 (WCT2).
     """
@@ -179,6 +182,8 @@ def transfer(
             raise _mismatch(content.shape, style.mean.shape)
         if (count := style.mean.shape[1]) != (needed := max(1, num_labels)):
             raise UserError(f"moments of {count} region(s), not {needed}: give style_moments num_labels={num_labels}")
+        if style.variant != variant:
+            raise UserError(f"moments of the variant {style.variant!r}, not {variant!r}: give both the same variant=")
     rows = content.reshape(content.shape[0], math.prod(content.shape[1:3]), content.shape[-1])
     results = [rows] * len(styles)
     for label, mask in enumerate(_masks(labels, num_labels, rows.shape[:2])):

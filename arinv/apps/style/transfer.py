@@ -159,8 +159,8 @@ def stylize_with(
 
     Raises:
       UserError: no level, images outside [0, 1] or of a size that a level does not return, unknown names, codes of
-        other levels or another number of labels, alpha outside 0 to 1, or weights that are not one a code or do not sum
-        to 1.
+        other levels, another variant or number of labels, alpha outside 0 to 1, or weights that are not one a code or
+        do not sum to 1.
     """
     _check_levels(levels)
     images = as_images(content, "content")

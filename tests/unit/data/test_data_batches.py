@@ -1,6 +1,7 @@
 """Batches: every example once, equal shares, exact resume, and the same in memory and streamed."""
 
 import contextlib
+import functools
 import json
 import os
 import pathlib
@@ -438,3 +439,23 @@ def test_arrays_of_a_source_of_sources_are_decoded():
             return {"image": data.load_arrays(inner)["image"][index], "label": 0}
 
     np.testing.assert_array_equal(data.load_arrays(Wrapper())["image"], data.load_arrays(inner)["image"])
+
+
+@pytest.mark.parametrize(("examples", "message"), [
+    ({"image": np.zeros((4, 2, 2, 3), np.uint8)}, r"arrays named image and label; got \['image'\]"),
+    (None, "must be a source, of open_source, or arrays named image and label; got NoneType"),
+    ({"image": np.zeros((4, 2, 2, 3), np.uint8), "label": np.zeros(3, int)}, "one label for each image; got 3 for 4"),
+])  # fmt: skip
+def test_batches_reject_what_is_neither_source_nor_arrays(examples, message):
+    with pytest.raises(UserError, match=message):
+        data.train_batches(examples, batch_size=2, seed=0)
+    with pytest.raises(UserError, match=message):
+        data.eval_batches(examples, batch_size=2)
+
+
+@pytest.mark.parametrize("rows", [[0, 4], [-1, 0]])
+def test_batches_reject_rows_outside_the_batch(rows):
+    arrays = {"image": np.zeros((8, 2, 2, 3), np.uint8), "label": np.zeros(8, np.int32)}
+    for make in (functools.partial(data.train_batches, seed=0), data.eval_batches):
+        with pytest.raises(UserError, match="rows must be 0 to 3, those of a batch"):
+            make(arrays, batch_size=4, rows=np.array(rows))

@@ -241,3 +241,9 @@ def test_images_of_zeros_and_ones_are_refused(tmp_path):
     np.savez(tmp_path / "a.npz", image=np.ones((4, 2, 2, 3), np.uint8), label=np.arange(4) % 2)
     with pytest.raises(UserError, match="values of 0 and 1 only; uint8 images are in 0..255"):
         data.open_source(f"npz:{tmp_path / 'a.npz'}")
+
+
+def test_npz_of_one_array_says_what_to_write(tmp_path):
+    np.save(tmp_path / "images.npy", arrays()["image"])
+    with pytest.raises(UserError, match=r"holds one array and no labels; write both with numpy.savez\(file, image="):
+        data.open_source(f"npz:{tmp_path}/images.npy")

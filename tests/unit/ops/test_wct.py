@@ -167,11 +167,15 @@ def test_transfer_reuses_moments_and_mixes_styles():
         transfer(features(0, 8, 9), moments[:1])
     with pytest.raises(UserError, match="num_labels"):
         transfer(content, moments[:1], num_labels=2)
+    with pytest.raises(UserError, match="moments of the variant 'official', not 'ct': give both the same variant="):
+        transfer(content, moments[:1], variant="ct")
 
 
 def test_transfer_rejects_moments_of_other_labels():
     content, labels = features(0, 8, 8), np.zeros((2, 8, 8), np.int32)
-    whole, regions = (StyleMoments(np.zeros((2, n, 8)), np.zeros((2, n, 8, 8)), np.zeros((2, n))) for n in (1, 2))
+    whole, regions = (
+        StyleMoments(np.zeros((2, n, 8)), np.zeros((2, n, 8, 8)), np.zeros((2, n)), "official") for n in (1, 2)
+    )
     for moments, options, message in (
         (whole, {"labels": labels, "num_labels": 2}, r"of 1 region\(s\), not 2: .* num_labels=2"),
         (regions, {}, r"of 2 region\(s\), not 1: .* num_labels=0"),
