@@ -304,10 +304,12 @@ def check_metric_encoder(run: Run) -> None:
     """Checks, before any stage runs, that the classifier of config.metric_encoder exists or is a stage.
 
     Raises:
-      UserError: none there, or one of another image size.
+      UserError: none there, one of another image size, or one without a spatial feature of such images.
     """
-    if reference := run.config.metric_encoder:
-        run.check_network(reference, kind=CLASSIFIER, **_size_options(run.config))
+    options = _size_options(run.config)
+    reference = run.config.metric_encoder
+    if reference and (encoder := run.check_network(reference, kind=CLASSIFIER, **options)):
+        encoder.check_layer(models.spatial_layers(encoder.module)[-1], image_size=options["image_size"])
 
 
 def load_metric_encoder(run: Run) -> MetricNetwork | None:

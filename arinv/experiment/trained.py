@@ -159,7 +159,7 @@ class Trained:
     def layer_fn(self, layer: str = "") -> Callable[[Array], Array]:
         """Returns images [B, H, W, 3] in [0, 1] -> one feature of the encoder, float32, in evaluation mode.
 
-        For a convolutional layer only the convolutions run, so that images may have any size.
+        For a convolutional layer only the convolutions run, so that images may have any size with an output there.
 
         Args:
           layer: name of the feature; empty for `default_layer`.
@@ -174,6 +174,21 @@ class Trained:
             module = module.clone(num_classes=0)
         features_fn = jax.tree_util.Partial(_features_function(module), self.encoder.variables)
         return jax.tree_util.Partial(_layer_function(name), features_fn)
+
+    def check_layer(self, layer: str = "", *, image_size: int | None = None) -> None:
+        """Checks that the encoder has a layer, and that images of a size have that feature.
+
+        Args:
+          layer: name of the feature; empty for `default_layer`.
+          image_size: side of the images in pixels; None for any.
+
+        Raises:
+          UserError: as `layer_fn`, images that are too small, or a dense layer of images of another size.
+        """
+        function = self.layer_fn(layer)
+        if image_size:
+            images = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
+            jax.eval_shape(lambda function, images: function(images), function, images)
 
     def sample(self, key: Array, count: int) -> Array:
         """Returns images of a GAN or a variational autoencoder, drawn from the prior of its latents.
@@ -387,7 +402,14 @@ def _method(module: Network, name: str) -> Callable[[Variables, Array], Array]:
 
 @functools.lru_cache(maxsize=8)
 def _layer_function(layer: str) -> Callable[[FeaturesFn, Array], Array]:
-    return lambda features_fn, images: features_fn(images)[layer]
+    def layer_fn(features_fn: FeaturesFn, images: Array) -> Array:
+        features = features_fn(images)
+        if layer not in features:
+            height, width = images.shape[1:3]
+            raise UserError(f"images of {height} x {width} px are too small for {layer}; use larger ones")
+        return features[layer]
+
+    return layer_fn
 
 
 @jax.jit

@@ -304,7 +304,7 @@ def convolve(x: Array, w: Array, strides: tuple[int, int], pads: Pads) -> Array:
     """
     axes = zip(x.shape[1:3], pads, w.shape[:2], strides, strict=True)
     outputs = [(n + sum(pair) - k) // stride + 1 for n, pair, k, stride in axes]
-    if jnp.finfo(x.dtype).bits == 16:
+    if x.dtype == w.dtype and x.dtype in (jnp.bfloat16, jnp.float16):
         if num_images := _num_images_of_strips(x, w, outputs):
             return _convolve_strips(x, w, strides, pads, outputs, num_images)
         wide = convolve(x.astype(jnp.float32), w.astype(jnp.float32), strides, pads)
@@ -358,39 +358,38 @@ def _convolve_products(x, w, pads, outputs):
 
 
 def _num_images_of_strips(x, w, outputs):
-    """Returns the number of images of a part, a divisor of the batch, or 0 where strips do not pay.
+    """Returns the number of images whose strips are multiplied together, or 0 where strips do not pay.
 
     Parts would gather a batch that is split among devices.
     """
     one = 2 * x.shape[1] * outputs[1] * w.shape[1] * x.shape[3]  # bytes, but for the padding
-    is_wide = min(w.shape[2:]) >= _MIN_CHANNELS_OF_STRIPS and x.dtype == w.dtype == jnp.bfloat16
-    if not (is_wide and one <= _MAX_BYTES_OF_STRIPS and _xla.has_bfloat16_products() and jax.device_count() == 1):
+    is_wide = min(w.shape[2:]) >= _MIN_CHANNELS_OF_STRIPS and x.dtype == jnp.bfloat16
+    fits = min(*outputs, one) > 0 and one <= _MAX_BYTES_OF_STRIPS
+    if not (is_wide and fits and _xla.has_bfloat16_products() and jax.device_count() == 1):
         return 0
-    limit = max(1, _BYTES_OF_STRIPS // one)
-    return max(number for number in range(1, limit + 1) if x.shape[0] % number == 0)
+    return max(1, _BYTES_OF_STRIPS // one)
 
 
 def _convolve_strips(x, w, strides, pads, outputs, num_images):
-    """Returns the convolution of bfloat16: for each part of the batch, one matrix product for each row of the kernel.
+    """Returns the convolution of bfloat16: for `num_images` at a time, one matrix product for each row of the kernel.
 
     The inputs of a row's columns are side by side in the channels.
     """
     (stride_h, stride_w), (rows, columns), (kh, kw, _, c_out) = strides, outputs, w.shape
     kernels = w.reshape(kh, -1, c_out)
     height, width = (rows - 1) * stride_h + 1, (columns - 1) * stride_w + 1
-    around = ((0, 0, 0), *((low, high, 0) for low, high in pads), (0, 0, 0))
+    around = (*((low, high, 0) for low, high in pads), (0, 0, 0))
 
-    def convolve_part(x):
+    def convolve_image(x):
         x = lax.pad(x, jnp.zeros((), x.dtype), around)
-        x = jnp.concatenate([x[:, :, j : j + width : stride_w] for j in range(kw)], -1)
-        strips = (x[:, i : i + height : stride_h].reshape(-1, x.shape[-1]) for i in range(kh))
+        x = jnp.concatenate([x[:, j : j + width : stride_w] for j in range(kw)], -1)
+        strips = (x[i : i + height : stride_h] for i in range(kh))
         terms = [
             jnp.matmul(strip, w, preferred_element_type=jnp.float32) for strip, w in zip(strips, kernels, strict=True)
         ]
         return functools.reduce(jnp.add, terms).astype(x.dtype)
 
-    parts = x.reshape(-1, num_images, *x.shape[1:])
-    return lax.map(convolve_part, parts).reshape(x.shape[0], rows, columns, c_out)
+    return lax.map(convolve_image, x, batch_size=num_images)
 
 
 def _convolve_blocks(x, w, strides, pads, block):

@@ -417,6 +417,10 @@ def test_encoders_of_another_size_are_used_where_the_config_allows_it(networks, 
     with pytest.raises(UserError, match="of 16 px, but data.image_size is 32; .* or allow_other_size=True to compare"):
         main.run(config, tmp_path / "run")
     config.allow_other_size = True
+    config.layer = "fc6"
+    with pytest.raises(UserError, match="images of 32 x 32 px do not fit the dense layers"):
+        main.run(config, tmp_path / "run")
+    config.layer = ""
     main.run(config, tmp_path / "run")
     entry = json.loads((tmp_path / "run" / "results.json").read_text())["entries"]["features"]
     assert np.isfinite(entry["mse"]) and np.isfinite(entry["fid_alexnet_small_conv5_n8"])

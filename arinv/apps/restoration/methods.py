@@ -88,7 +88,7 @@ def check_inputs(run: Run) -> None:
             size, channels = network.image_size, network.description.get("channels", 3)
     for reference in filter(None, config.encoders.values()):
         if (stage := run.planned(reference)) is None:
-            _load_encoder(run, reference, size).layer_fn(config.layer)  # raises
+            _load_encoder(run, reference, size).check_layer(config.layer, image_size=size)
             continue
         run.check_planned(reference, kind=(INVERTER, CLASSIFIER), allow_other_size=config.allow_other_size)
         if config.layer:

@@ -11,6 +11,7 @@ import arinv
 from arinv import models
 from arinv.errors import UserError
 from arinv.experiment import descriptions, loading
+from arinv.experiment.trained import Trained
 
 
 def images(count, height=16, width=16):
@@ -184,3 +185,17 @@ def test_networks_are_compared_by_identity():
     """Their weights are arrays, which have no truth value."""
     network = arinv.load("zoo:alexnet_small_l2_1/encoder")
     assert network in [network] and network != arinv.load("zoo:alexnet_small_l2_1/encoder") and hash(network)
+
+
+def test_check_layer_requires_an_output_for_images_of_the_size():
+    module = models.build("alexnet")
+    variables = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 224, 224, 3)))
+    network = Trained("classifier", module, variables, {"encoder": "alexnet", "image_size": 224})
+    network.check_layer("conv4", image_size=32)
+    network.check_layer("fc6", image_size=96)  # its pool has one size of output
+    with pytest.raises(UserError, match="^images of 32 x 32 px are too small for conv5; use larger ones"):
+        network.check_layer(image_size=32)
+    with pytest.raises(UserError, match="^AlexNet takes images of at least 63 x 63 px; got 32 x 32"):
+        network.check_layer("fc6", image_size=32)
+    with pytest.raises(UserError, match="^unknown layer of alexnet 'conv9'"):
+        network.check_layer("conv9")

@@ -50,24 +50,40 @@ def test_products_of_bfloat16_are_summed_in_float32(key):
 
 
 @pytest.mark.parametrize("size, kernel, strides, pads, channels, parts", [
-    ((6, 5), (3, 3), (1, 1), ((1, 1), (1, 1)), (16, 24), 1),
-    ((9, 8), (3, 2), (2, 1), ((0, 2), (1, -1)), (17, 16), 1),
-    ((7, 7), (1, 1), (2, 2), ((0, 0), (0, 0)), (32, 16), 1),
-    ((224, 112), (3, 3), (1, 1), ((1, 1), (1, 1)), (16, 16), 6),  # an image at a time
-    ((100, 70), (3, 3), (1, 1), ((1, 1), (1, 1)), (24, 16), 2),  # of four that fit, three divide the batch
+    ((6, 5), (3, 3), (1, 1), ((1, 1), (1, 1)), (16, 24), []),
+    ((9, 8), (3, 2), (2, 1), ((0, 2), (1, -1)), (17, 16), []),
+    ((7, 7), (1, 1), (2, 2), ((0, 0), (0, 0)), (32, 16), []),
+    ((224, 112), (3, 3), (1, 1), ((1, 1), (1, 1)), (16, 16), [7]),  # an image at a time
+    ((100, 70), (3, 3), (1, 1), ((1, 1), (1, 1)), (24, 16), [2]),  # three at a time, and one
 ])  # fmt: skip
 def test_strips_of_bfloat16_equal_float32_rounded_once(key, monkeypatch, size, kernel, strides, pads, channels, parts):
     monkeypatch.setattr(_xla, "has_bfloat16_products", lambda: True)
     monkeypatch.setattr(jax, "device_count", lambda: 1)
-    x = jax.random.normal(key, (6, *size, channels[0]), jnp.bfloat16)
+    x = jax.random.normal(key, (7, *size, channels[0]), jnp.bfloat16)
     w = jax.random.normal(jax.random.fold_in(key, 1), (*kernel, *channels), jnp.bfloat16)
-    equations = jax.make_jaxpr(lambda x, w: convolve(x, w, strides, pads))(x, w).eqns
-    assert [e.params["length"] for e in equations if e.primitive.name == "scan"] == [parts]
+    text = str(jaxpr := jax.make_jaxpr(lambda x, w: convolve(x, w, strides, pads))(x, w))
+    assert [e.params["length"] for e in jaxpr.eqns if e.primitive.name == "scan"] == parts
+    assert "dot_general" in text and "conv_general_dilated" not in text
     result = convolve(x, w, strides, pads)
     wide = (value.astype(jnp.float32) for value in (x, w))
     exact = lax.conv_general_dilated(*wide, strides, pads, dimension_numbers=LAYOUT)
     assert result.dtype == jnp.bfloat16
     np.testing.assert_allclose(np.asarray(result, np.float32), exact, rtol=2**-8, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "int32"])
+@pytest.mark.parametrize("shape", [(0, 4, 4, 16), (2, 0, 4, 16), (2, 2, 2, 16), (2, 1, 4, 16), (2, 1, 1, 16)])
+def test_convolve_of_nothing_is_empty_and_of_any_type(monkeypatch, dtype, shape):
+    monkeypatch.setattr(_xla, "has_bfloat16_products", lambda: True)
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    arguments = jnp.ones(shape, dtype), jnp.ones((3, 3, 16, 16), dtype), (1, 1), ((0, 0), (0, 0))
+    result, expected = convolve(*arguments), lax.conv_general_dilated(*arguments, dimension_numbers=LAYOUT)
+    assert (result.shape, result.dtype) == (expected.shape, expected.dtype)
+
+
+def test_convolve_refuses_a_kernel_of_another_type():
+    with pytest.raises(TypeError, match="same dtypes"):
+        convolve(jnp.ones((1, 4, 4, 16), "bfloat16"), jnp.ones((3, 3, 16, 16)), (1, 1), ((1, 1), (1, 1)))
 
 
 @pytest.mark.parametrize("has_products, num_devices, dtype, channels, size", [
