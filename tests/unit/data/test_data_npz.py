@@ -245,5 +245,5 @@ def test_images_of_zeros_and_ones_are_refused(tmp_path):
 
 def test_npz_of_one_array_says_what_to_write(tmp_path):
     np.save(tmp_path / "images.npy", arrays()["image"])
-    with pytest.raises(UserError, match=r"holds one array and no labels; write both with numpy.savez\(file, image="):
+    with pytest.raises(UserError, match=r"it holds one array and no labels; write both with numpy.savez\(file, image="):
         data.open_source(f"npz:{tmp_path}/images.npy")
