@@ -137,7 +137,8 @@ def _plain_labels(path: pathlib.Path, labels: np.ndarray, count: int) -> np.ndar
 def _archive(loaded: Any, path: pathlib.Path) -> np.lib.npyio.NpzFile:
     if isinstance(loaded, np.ndarray):
         raise UserError(
-            f"{path} cannot be read as a .npz file: it holds one array and no labels; write both with numpy.savez(file, image=..., label=...)"
+            f"{path} cannot be read as a .npz file: it holds one array and no labels; write both with "
+            "numpy.savez(file, image=..., label=...)"
         )
     return loaded
 

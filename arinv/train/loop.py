@@ -385,7 +385,7 @@ class _Log:
     def __init__(self, title: str, bar: Any, writer: Writer, checkpoints: Checkpoints, notices: Mapping[str, str]):
         self._title, self._bar, self._writer, self._checkpoints = title, bar, writer, checkpoints
         self._notices = notices
-        self._has_reported_memory, self._slow_lines = False, 0
+        self._has_reported_memory, self._slow_lines, self._last_psnr = False, 0, 0.0
 
     def __call__(self, step: int, values: Mapping[str, float], rates: Mapping[str, float]) -> None:
         check_finite(values, step, self._checkpoints)
@@ -400,6 +400,16 @@ class _Log:
             self._has_reported_memory = True
             self._report(f"at most {speed.show_memory(memory)} in use on each device")
         self._report_slow_input(step, rates.get("waiting_for_input", 0.0))
+        self._report_divergence(step, values.get("psnr", 0.0))
+
+    def _report_divergence(self, step: int, psnr: float) -> None:
+        """Reports that PSNR fell below 0 dB, where images differ by more than their range."""
+        if psnr < 0 < self._last_psnr:
+            self._report(
+                f"step {step}: psnr fell to {psnr:.4g} dB: outputs differ from the images by more than their range, so "
+                "the training diverges. What helps: a lower optimizer.*.schedule.learning_rate, or warmup_epochs there"
+            )
+        self._last_psnr = psnr
 
     def _report_slow_input(self, step: int, share: float) -> None:
         """Reports once that the devices of process 0 have waited for input for much of the last lines of the log."""

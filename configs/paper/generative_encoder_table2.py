@@ -7,7 +7,7 @@ Generative Imaging and Image Processing via Generative Encoder (Ong and Yang). B
 search that compares features of a robust encoder. FID is of that encoder's features, not Inception's. scale=paper:
 CelebA at 128 px (tfds:celeb_a), all its 19,962 test images, a robust classifier that is trained for one of its
 attributes, an accelerator with 64 GiB of memory beside it; scale=small: a class of CIFAR-10 at 32 px, narrow networks,
-64 test images. A recorded run, with the GAN of the zoo: arinv/apps/restoration/README.md.
+64 test images. Recorded runs, with the GAN of the zoo and of cats at 64 px: arinv/apps/restoration/README.md.
 
 Arguments: scale, data_dir, dtype and smoke of configs/paper/README.md, and
   networks, options  of the GAN: progressive, began or dcgan

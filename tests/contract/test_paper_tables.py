@@ -239,6 +239,10 @@ def test_shallow_features_are_all_of_the_published_ones_at_the_scale_of_the_pape
     assert [name for name in config.order if name.endswith("_inverter")] == ["hog_inverter", "lbp_inverter"]
     config = dosovitskiy_brox_table2.get_config("scale=paper")
     assert config.order[::2] == ("hog_inverter", "sift_inverter", "lbp_inverter", "report")
+    rates = [config.stages.sift_inverter.optimizer.generator.schedule.learning_rate]
+    small = dosovitskiy_brox_table2.get_config("features=sift+hog,image_size=128").stages
+    rates += [small[f"{name}_inverter"].optimizer.generator.schedule.learning_rate for name in ("sift", "hog")]
+    assert rates == [1e-3, 3e-4, 1e-3]
 
 
 @pytest.mark.parametrize(

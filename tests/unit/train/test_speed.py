@@ -193,6 +193,25 @@ def test_input_that_is_the_bottleneck_is_named_once(shares, shown, capsys):
     assert not shown or "data.num_workers), smaller images (arinv resize), fewer px (data.image_size)" in errors
 
 
+@pytest.mark.parametrize(
+    ("psnrs", "steps"),
+    [
+        ([-1.0, 9.55, -2.8, -45.6], [3]),
+        ([-3.0, -1.0, 0.0, 5.0], []),
+        ([5.0, -1.0, 2.0, -2.0], [2, 4]),
+        ([None, None], []),
+    ],
+)
+def test_a_training_that_diverges_is_named(psnrs, steps, capsys):
+    bar = types.SimpleNamespace(n=0, set_postfix_str=lambda *_, **__: None)
+    log = loop._Log("inverter", bar, types.SimpleNamespace(scalars=lambda *_: None), None, {})
+    for step, psnr in enumerate(psnrs, 1):
+        log(step, {} if psnr is None else {"psnr": psnr}, {})
+    errors = capsys.readouterr().err
+    assert errors.count("diverges") == len(steps)
+    assert all(f"inverter, step {step}: psnr fell to {psnrs[step - 1]:.4g} dB" in errors for step in steps)
+
+
 def test_show_formats_rates_and_memory():
     rates = {"images_per_second": 12345.6, "waiting_for_input": 0.0123, "mfu": 0.316}
     assert speed.show(rates) == "12,346 images/s, 32% MFU, 1.2% waiting"
