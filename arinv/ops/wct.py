@@ -19,10 +19,11 @@ Gradients are finite, also for dead channels, constant features and equal eigenv
 Source: Li et al. 2017, "Universal Style Transfer via Feature Transforms", eqs. 2 and 3.
 """
 
+import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -42,7 +43,8 @@ _MIN_PIXELS = 10  # of a label in both images, and the largest ratio of its area
 _MAX_RATIO = 100.0
 
 
-@flax.struct.dataclass
+@functools.partial(jax.tree_util.register_dataclass, data_fields=("mean", "root", "count"), meta_fields=("variant",))
+@dataclasses.dataclass(frozen=True)
 class StyleMoments:
     """The moments of B styles for each label's region (L = 1 for the whole image).
 
@@ -56,7 +58,7 @@ class StyleMoments:
     mean: Array
     root: Array
     count: Array
-    variant: str = flax.struct.field(pytree_node=False)
+    variant: str
 
 
 def wct(
