@@ -35,7 +35,6 @@ _SMALL = {"encoder": "hog", "dataset": "photos", "image_size": 64, "loss": "eucl
 _SMOKE = {"features": "hog", "image_size": 64}
 _WITHOUT = dict.fromkeys(("encoder", "options", "eps"), "dosovitskiy_brox_table2 inverts features=, not encoders")
 _SMALL_EPOCHS = 10.0  # of 10,000 images: as many steps as the other small tables take with CIFAR-10
-_SMALL_RATE_OF_SIFT = 3e-4
 _TEXT = "Images were reconstructed from features that have no weights, by one generator for each."
 _KNOWN = ("hog", "sift", "sift_skimage", "lbp")
 
@@ -55,8 +54,4 @@ def get_config(arg=None):
         entries[name] = f"stage:{name}_evaluation"
     args.encoder = args.features
     report = setting.report("Dosovitskiy & Brox 2", entries, text=_TEXT)
-    config = setting.finish(args, stages, report, inverter_epochs=_SMALL_EPOCHS)
-    for name, stage in stages.items() if args.scale == "small" else ():
-        if name.startswith("sift") and stage.task == "inverter":
-            stage.optimizer.generator.schedule.learning_rate = _SMALL_RATE_OF_SIFT
-    return config
+    return setting.finish(args, stages, report, inverter_epochs=_SMALL_EPOCHS)

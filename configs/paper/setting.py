@@ -38,6 +38,8 @@ SMALL_OPTIONS = {
 # Of scale=small: as the run of CIFAR-10 in launch/records.
 _ENCODER_EPOCHS, _INVERTER_EPOCHS, _GAN_EPOCHS = 4.0, 2.0, 0.5
 _EPOCHS_OF = {"class_inverters": 4.0}
+# Rates of generators at scale=small, by encoder; with 1e-3 two of three trainings with SIFT diverged.
+_RATE, _RATE_OF = 1e-3, {"sift": 3e-4, "sift_skimage": 3e-4}
 # Of DeePSiM at scale=small, by encoder and image size: two images of CIFAR-10 then differ as much in the classifier's
 # conv5 as in pixels, both weighted (2,400, measured); likewise in conv5 of CaffeNet's comparator without labels.
 _SMALL_FEATURE_WEIGHTS = {("caffenet", 64): 40.0, ("alexnet_small", 32): 3.4}
@@ -311,7 +313,7 @@ def _shorten(stage: ConfigDict, inverter_epochs: float) -> None:
         stage.num_epochs = _GAN_EPOCHS if stage.loss.adversarial else epochs
         stage.batch_size = _DENOISER_BATCH if stage.task == "denoiser" else 64
         schedule = stage.optimizer.generator.schedule
-        schedule.name, schedule.learning_rate = "cosine", 1e-3
+        schedule.name, schedule.learning_rate = "cosine", _RATE_OF.get(stage.encoder.get("name"), _RATE)
     elif stage.task in _NUM_TEST:
         stage.data.num_test = _NUM_TEST[stage.task]
     elif stage.task == "one_vs_all":
