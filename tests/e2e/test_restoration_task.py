@@ -410,7 +410,7 @@ def test_networks_of_other_images_are_refused_before_the_run(networks, untrained
         restore.get_config("aegan=runs/aegan,encoder=zoo:x,images=photos")
 
 
-def test_encoders_of_another_size_are_used_where_the_config_allows_it(networks, untrained, tmp_path):
+def test_encoders_of_another_size_are_used_where_the_config_allows_it(networks, untrained, tmp_path, capsys):
     write_gan(tmp_path / "large", seed=0, image_size=32)
     config = config_of(networks, untrained, methods=("features",), gan=f"{tmp_path}/large", autoencoder="", aegan="")
     config.data.image_size = 32
@@ -422,6 +422,7 @@ def test_encoders_of_another_size_are_used_where_the_config_allows_it(networks, 
         main.run(config, tmp_path / "run")
     config.layer = ""
     main.run(config, tmp_path / "run")
+    assert "features of images of 32 px: the encoder was trained at 16 px" in capsys.readouterr().err
     entry = json.loads((tmp_path / "run" / "results.json").read_text())["entries"]["features"]
     assert np.isfinite(entry["mse"]) and np.isfinite(entry["fid_alexnet_small_conv5_n8"])
 

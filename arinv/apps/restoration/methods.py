@@ -149,7 +149,9 @@ def load(run: Run) -> dict[str, Trained]:
         )
     for name, reference in config.encoders.items():
         if name in methods:
-            networks[name] = _load_encoder(run, reference, min(sizes))
+            networks[name] = encoder = _load_encoder(run, reference, min(sizes))
+            if encoder.image_size != min(sizes):
+                run.report(f"{name} of images of {min(sizes)} px: the encoder was trained at {encoder.image_size} px")
     _report_operator(run, networks)
     return networks
 
