@@ -41,7 +41,7 @@ def unknown(kind: str, name: object, known: Iterable[str], *, meant: str = "") -
       kind: kind of object, such as "encoder".
       name: the unknown name.
       known: the names in the table.
-      meant: the name that is meant; empty for the closest one in the table.
+      meant: the name to suggest; empty for the closest one in the table.
     """
     names = sorted(known)
     lower = {name.lower(): name for name in names}

@@ -474,7 +474,11 @@ def _rows(batch_size: int, rows: np.ndarray | None) -> np.ndarray:
 
 
 def _checked_arrays(source: Source | Arrays) -> Arrays | None:
-    """Returns the arrays; None where the source is none."""
+    """Returns the examples if they are arrays; None for a source.
+
+    Raises:
+      UserError: neither, or not one label for each image.
+    """
     if isinstance(source, Source):
         return None
     if not isinstance(source, dict) or not {"image", "label"} <= source.keys():

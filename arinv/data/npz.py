@@ -135,6 +135,11 @@ def _plain_labels(path: pathlib.Path, labels: np.ndarray, count: int) -> np.ndar
 
 
 def _archive(loaded: Any, path: pathlib.Path) -> np.lib.npyio.NpzFile:
+    """Returns what np.load gave.
+
+    Raises:
+      UserError: a single array.
+    """
     if isinstance(loaded, np.ndarray):
         raise UserError(
             f"{path} cannot be read as a .npz file: it holds one array and no labels; write both with "

@@ -358,9 +358,9 @@ def _convolve_products(x, w, pads, outputs):
 
 
 def _num_images_of_strips(x, w, outputs):
-    """Returns the number of images whose strips are multiplied together, or 0 where strips do not pay.
+    """Returns the number of images whose strips are multiplied together, or 0 where another form is used.
 
-    Parts would gather a batch that is split among devices.
+    With several devices it is 0: a loop over parts of a batch that is split among them would gather it.
     """
     one = 2 * x.shape[1] * outputs[1] * w.shape[1] * x.shape[3]  # bytes, but for the padding
     is_wide = min(w.shape[2:]) >= _MIN_CHANNELS_OF_STRIPS and x.dtype == jnp.bfloat16

@@ -407,7 +407,7 @@ class _Log:
         if psnr < 0 < self._last_psnr:
             self._report(
                 f"step {step}: psnr fell to {psnr:.4g} dB: outputs differ from the images by more than their range, so "
-                "the training diverges. What helps: a lower optimizer.*.schedule.learning_rate, or warmup_epochs there"
+                "the training diverges; start a new run with a lower optimizer.*.schedule.learning_rate"
             )
         self._last_psnr = psnr
 
