@@ -1,4 +1,4 @@
-"""Convolutions in blocks of rows and columns, and by products at each position, against plain ones."""
+"""Convolutions in blocks of rows and columns, and by products of positions, strips or tiles, against plain ones."""
 
 import jax
 import jax.numpy as jnp
@@ -7,6 +7,7 @@ import pytest
 from jax import lax
 
 from arinv import _xla
+from arinv.ops import conv
 from arinv.ops.conv import LAYOUT, convolve
 
 
@@ -69,6 +70,42 @@ def test_strips_of_bfloat16_equal_float32_rounded_once(key, monkeypatch, size, k
     exact = lax.conv_general_dilated(*wide, strides, pads, dimension_numbers=LAYOUT)
     assert result.dtype == jnp.bfloat16
     np.testing.assert_allclose(np.asarray(result, np.float32), exact, rtol=2**-8, atol=1e-4)
+
+
+@pytest.mark.parametrize("batch, size, pads, channels, parts", [
+    (4, (12, 12), ((1, 1), (1, 1)), (64, 96), []),
+    (5, (13, 9), ((0, 2), (1, -1)), (80, 64), []),
+    (8, (41, 40), ((2, 2), (1, 1)), (64, 64), [2]),  # four of eight at a time
+    (7, (53, 54), ((1, 1), (2, 0)), (72, 64), [2]),  # three at a time, and one
+])  # fmt: skip
+def test_transformed_tiles_equal_lax(key, monkeypatch, batch, size, pads, channels, parts):
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    monkeypatch.setattr(conv, "_MIN_FLOPS_OF_TILES", 0)
+    x = jax.random.normal(key, (batch, *size, channels[0]))
+    w = jax.random.normal(jax.random.fold_in(key, 1), (3, 3, *channels))
+    jaxpr = jax.make_jaxpr(lambda x, w: convolve(x, w, (1, 1), pads))(x, w)
+    assert [e.params["length"] for e in jaxpr.eqns if e.primitive.name == "scan"] == parts
+    assert "dot_general" in str(jaxpr) and "conv_general_dilated" not in str(jaxpr)
+    plain = lax.conv_general_dilated(x, w, (1, 1), pads, dimension_numbers=LAYOUT)
+    np.testing.assert_allclose(convolve(x, w, (1, 1), pads), plain, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("num_devices, dtype, batch, size, kernel, strides, channels", [
+    (8, "float32", 8, (16, 16), (3, 3), (1, 1), (128, 128)),  # parts would gather a batch that is split
+    (1, "int32", 8, (16, 16), (3, 3), (1, 1), (128, 128)),
+    (1, "float32", 8, (16, 16), (3, 3), (2, 2), (128, 128)),
+    (1, "float32", 8, (16, 16), (3, 4), (1, 1), (128, 128)),
+    (1, "float32", 64, (32, 32), (3, 3), (1, 1), (63, 128)),
+    (1, "float32", 1, (16, 16), (3, 3), (1, 1), (128, 128)),  # little to compute
+    (1, "float32", 8, (4, 4), (3, 3), (1, 1), (512, 512)),  # the kernel costs more than the images
+    (1, "float32", 1, (224, 224), (3, 3), (1, 1), (64, 64)),  # an image beyond the cache
+])  # fmt: skip
+def test_other_convolutions_are_not_transformed(
+    monkeypatch, num_devices, dtype, batch, size, kernel, strides, channels
+):
+    monkeypatch.setattr(jax, "device_count", lambda: num_devices)
+    x, w = jnp.ones((batch, *size, channels[0]), dtype), jnp.ones((*kernel, *channels), dtype)
+    assert _strides(x, w, strides, ((1, 1), (1, 1))) == [strides]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "int32"])
