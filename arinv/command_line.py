@@ -228,8 +228,11 @@ def _unknown_field(config: ConfigDict, field: str, place: str, holder: ConfigDic
     siblings = [f"{place}.{name}".lstrip(".") for name in holder]
     others = [name for name in fields if not field.startswith(f"{name}.")]
     near = same[:3]
-    near = near or difflib.get_close_matches(field, siblings, n=1) or difflib.get_close_matches(field, others, n=1)
-    hint = f" Did you mean {' or '.join(f'--config.{name}' for name in near)}?" if near else ""
+    for names in (siblings, others):
+        near = near or difflib.get_close_matches(field, names, n=1, cutoff=0.7)
+    hint = f" Arguments follow the file: --config=FILE:{field}=VALUE." if field.isidentifier() else ""
+    if near:
+        hint = f" Did you mean {' or '.join(f'--config.{name}' for name in near)}?"
     where = f"config.{place}" if place else "the config"
     known = f"{where} has {', '.join(sorted(holder))}." if len(holder) else f"{where} has no fields."
     if place.rpartition(".")[2] == "options":

@@ -164,6 +164,7 @@ def test_mistakes_in_flags_are_one_line(arguments, shown, tmp_path):
         ("attack.eps.x=1", "--config.attack.eps is a value .*, not a group of fields"),
         (".eps=1", "unknown field --config..eps"),
         ("keys=1", "unknown field --config.keys"),
+        ("images=cat.jpg", r"Arguments follow the file: --config=FILE:images=VALUE\.$"),
         ("=1", "unknown field --config.; the config has"),
         ("num_epochs=abc", "--config.num_epochs='abc' must be a number or a fraction such as 8/255"),
         ("num_epochs=nan", "must be a number"),
