@@ -44,6 +44,9 @@ def _pool(name: str, window: int, stride: int) -> Callable:
 # name -> (operation, image shape without batch, its kernel's shape)
 _OPERATIONS = {
     "conv3": (_conv(1, 1), (16, 16, 128), (3, 3, 128, 128)),
+    "conv3_32px": (_conv(1, 1), (32, 32, 64), (3, 3, 64, 64)),
+    "conv3_8px": (_conv(1, 1), (8, 8, 256), (3, 3, 256, 256)),
+    "conv3_4px": (_conv(1, 1), (4, 4, 512), (3, 3, 512, 512)),
     "conv3_stride2": (_conv(2, 1), (32, 32, 64), (3, 3, 64, 128)),
     "conv11_stride4": (_conv(4, 2), (224, 224, 3), (11, 11, 3, 64)),
     "transposed4_stride1": (_transposed(1), (13, 13, 192), (4, 4, 192, 192)),
