@@ -78,7 +78,8 @@ class Folder:
         )
         self._files = [pair for pair in files if pair[0] not in self.bad_files]
         if not self._files:
-            raise UserError(f"none of the {len(files)} images in {str(root)!r} can be read")
+            reason = next(iter(self.bad_files.values()))
+            raise UserError(f"none of the {len(files)} images in {str(root)!r} can be read: {reason}")
         self._digests = np.array([self._digests_of[path] for path, _ in self._files], np.uint64)
         self._digests_of.clear()
         self.num_skipped = len(self.bad_files)

@@ -250,7 +250,8 @@ def open_images(
     paths, left_out = ([root], "") if root.is_file() else list_images(root)
     bad_files = find_bad_files(paths, read_image, on_bad_image=on_bad_image, progress=progress)
     if len(bad_files) == len(paths):
-        raise UserError(f"none of the {len(paths)} images in {str(path)!r} can be read")
+        reason = next(iter(bad_files.values()))
+        raise UserError(f"none of the {len(paths)} images in {str(path)!r} can be read: {reason}")
     readable = [file for file in paths if file not in bad_files]
     return ImageFiles(root, readable, bad_files, left_out=left_out, max_side=max_side)
 

@@ -166,7 +166,10 @@ def read_results(workdir: pathlib.Path) -> dict[str, Any]:
     """
     path = workdir / "results.json"
     if not path.exists():
-        raise UserError(f"no results in {workdir}: run that task to its end first")
+        is_task = (workdir / "config.json").exists()
+        stages = [] if is_task else [str(place.parent) for place in sorted(workdir.glob("*/results.json"))]
+        advice = f"name a stage, such as {', '.join(stages[:6])}" if stages else "run that task to its end first"
+        raise UserError(f"no results in {workdir}: {advice}")
     if not is_complete(workdir):
         raise UserError(f"{path} is damaged (not JSON); delete it and start that task again, which resumes")
     return read_json(path)

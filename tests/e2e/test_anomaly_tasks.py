@@ -526,6 +526,14 @@ def test_detector_rejects_a_wrong_search_and_anomalies_before_any_training(tmp_p
             check_detector(config)
 
 
+def test_detector_rejects_unreadable_anomalies_before_any_training(tmp_path):
+    for path in ("images/0.png", "images/1.png", "anomalies/0.png", "anomalies/scratch/1.png"):
+        save(tmp_path / path, np.full((32, 32, 3), len(path), np.uint8))
+    arg = f"smoke=True,dataset=folder:{tmp_path}/images,encoder_checkpoint=x,anomalous={tmp_path}/anomalies"
+    with pytest.raises(UserError, match="holds images .* and also subfolders"):
+        check_detector_inputs(Run(detector.get_config(arg).stages.detector, tmp_path / "run"))
+
+
 def test_anomaly_config_is_plain_data_and_follows_the_paper():
     config = anomaly.get_config("dataset=cats_vs_dogs,encoder=alexnet,eps=3.0,standard_encoder=runs/a")
     assert json.loads(config.to_json_best_effort())

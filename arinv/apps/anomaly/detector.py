@@ -113,7 +113,7 @@ def check_inputs(run: Run) -> None:
     """Checks that the inverter exists or is a stage, and that the held-out images are no training images.
 
     Raises:
-      UserError: no inverter, an image that is among them, or images that cannot be read.
+      UserError: no inverter, an image that is among them, or images that cannot be read, also anomalous ones.
     """
     train, held_out = run.open_data("train"), run.open_data("test")
     if data.share_images(train.info, held_out.info):
@@ -121,6 +121,8 @@ def check_inputs(run: Run) -> None:
             f"data.train_split={train.info.split!r} and data.test_split={held_out.info.split!r} have images in common; "
             "thresholds need normal images that the detector was not trained on"
         )
+    if run.config.anomalous:
+        _open_anomalous(run.config)
     run.check_network(run.config.inverter, kind=INVERTER, image_size=run.config.data.image_size)
 
 
@@ -167,14 +169,17 @@ def run(run: Run) -> dict[str, Any]:
     return run.finish(_results(config, scores, anomalous, calibrations, len(references)))
 
 
+def _open_anomalous(config: ConfigDict) -> data.Source:
+    return open_dataset(config, f"folder:{config.anomalous}", "all")
+
+
 def _read_validation(run: Run) -> tuple[np.ndarray, np.ndarray]:
     """Returns the held-out normal images followed by the anomalous ones, if any, and bool [N] for the latter."""
     config = run.config
     held_out = data.load_arrays(run.open_data("test"))["image"]
     anomalous = held_out[:0]
     if config.anomalous:
-        source = open_dataset(config, f"folder:{config.anomalous}", "all")
-        anomalous = data.load_arrays(source)["image"]
+        anomalous = data.load_arrays(_open_anomalous(config))["image"]
     return np.concatenate([held_out, anomalous]), np.arange(len(held_out) + len(anomalous)) >= len(held_out)
 
 

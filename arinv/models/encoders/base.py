@@ -53,8 +53,9 @@ class FeatureSpec:
     """The place of a named feature in its encoder.
 
     Attributes:
-      stages: resolutions from the image to the feature (for a vector, to the last spatial feature before
-        it). Strides grow by factors of two, or stay for one more layer of another width.
+      stages: resolutions from the image, of stride 1, to the feature (for a vector, to the last spatial feature
+        before it); with those that a strided layer skips. Strides grow by factors of two, or stay for one more layer of
+        another width.
       offset: image side / stride minus the side of the feature; 1 in AlexNet, whose pools round down.
       is_vector: whether the feature is [B, K] after a fully connected layer.
     """

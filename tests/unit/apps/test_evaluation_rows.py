@@ -127,6 +127,12 @@ def test_read_rejects_what_is_no_finished_evaluation(task, results, shown, tmp_p
     assert "\n" not in str(error.value)
 
 
+def test_read_names_the_stages_of_an_experiment(tmp_path):
+    write(tmp_path / "evaluation", "evaluate", {})
+    with pytest.raises(UserError, match="no results in .*: name a stage, such as .*/evaluation$"):
+        result_rows.read(tmp_path)
+
+
 def test_read_rejects_a_folder_of_another_program(tmp_path):
     (tmp_path / "results.json").write_text("{}")
     with pytest.raises(UserError, match="is a folder without config.json, which a report cannot read"):
