@@ -21,7 +21,6 @@ from arinv.experiment import descriptions, loading, references, workdirs
 from arinv.experiment.cache import ResultCache, cache_key
 from arinv.experiment.fields import channels_of, dtype_of, mesh_of
 from arinv.experiment.report import Table, write_report
-from arinv.experiment.run_folders import article
 from arinv.experiment.task import Task, Tasks
 from arinv.experiment.trained import Trained
 from arinv.experiment.writer import progress_callback
@@ -196,8 +195,14 @@ class Run:
             return None
         trained = self._tasks[stage.task].kind_of(stage)
         if trained not in kinds:
-            content = f"trains {article(trained)}" if trained else f"is a task {stage.task!r}, which trains no network"
-            raise UserError(f"{reference} {content}; name a stage that trains {' or '.join(map(article, kinds))}")
+            content = (
+                f"trains {descriptions.article(trained)}"
+                if trained
+                else f"is a task {stage.task!r}, which trains no network"
+            )
+            raise UserError(
+                f"{reference} {content}; name a stage that trains {' or '.join(map(descriptions.article, kinds))}"
+            )
         own, other = self.config.get("data", {}), stage.get("data", {})
         if own.get("image_size") and other.get("image_size") and not allow_other_size:
             planned = {"image_size": other.image_size}
