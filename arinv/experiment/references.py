@@ -75,7 +75,7 @@ def check_local(config: ConfigDict, *, reads_paths: bool = False) -> None:
     Raises:
       UserError: a field names a URL, or a folder of images with the prefix "folder:".
     """
-    for name, text in _texts(workdirs.plain(config)):
+    for name, text in texts(config):
         paths.check_local(text, name=name)
         if _names_images(name, reads_paths) and text.startswith(_FOLDER):
             raise UserError(f"{name}={text!r} must be a path without {_FOLDER}; write {text.removeprefix(_FOLDER)}")
@@ -93,7 +93,7 @@ def check_runs(stages: Mapping[pathlib.Path, ConfigDict]) -> None:
     places = [
         (name, text, workdirs.resolve(text, workdir))
         for workdir, config in stages.items()
-        for name, text in _texts(workdirs.plain(config))
+        for name, text in texts(config)
         if role(name) in (Role.TRAINING, Role.RUN) and not text.startswith(workdirs.STAGE)
     ]
     for name, text, place in places:
@@ -116,7 +116,7 @@ def check_outside(config: ConfigDict, workdir: pathlib.Path, *, reads_paths: boo
       UserError: the workdir is in such a folder.
     """
     own = paths.canonical(workdir)
-    for name, text in _texts(workdirs.plain(config)):
+    for name, text in texts(config):
         for part in _JOINED.split(text):
             folder = part.removeprefix(_FOLDER).removeprefix(_VOLUME)
             is_folder = folder and (folder != part or _names_images(name, reads_paths))
@@ -141,10 +141,9 @@ def record(config: ConfigDict, workdir: pathlib.Path, *, reads_paths: bool = Fal
     Raises:
       UserError: the workdir cannot be written.
     """
-    fields = workdirs.plain(config)
-    runs = _hash_runs(fields, workdir)
+    runs = _hash_runs(config, workdir)
     try:
-        write_json(workdir / "inputs.json", runs | _hash_images(fields, reads_paths))
+        write_json(workdir / "inputs.json", runs | _hash_images(config, reads_paths))
     except OSError as error:
         raise UserError(f"workdir {workdir} cannot be written: {error.strerror}") from error
     return _hash(json.dumps(runs, sort_keys=True).encode()) if runs else ""
@@ -169,8 +168,7 @@ def check_unchanged(config: ConfigDict, workdir: pathlib.Path, *, reads_paths: b
     is_stopped_training = not complete and any(workdirs.saved_steps(path / workdirs.CHECKPOINTS) for path in trainings)
     if not path.exists() or not (complete or is_stopped_training):
         return
-    fields = workdirs.plain(config)
-    current = _hash_runs(fields, workdir, files_only=not complete) | _hash_images(fields, reads_paths)
+    current = _hash_runs(config, workdir, files_only=not complete) | _hash_images(config, reads_paths)
     saved = workdirs.read_json(path)
     changed = [name for name, value in current.items() if saved.get(name, value) != value]
     if changed:
@@ -181,10 +179,10 @@ def check_unchanged(config: ConfigDict, workdir: pathlib.Path, *, reads_paths: b
         )
 
 
-def _hash_runs(config: Mapping[str, Any], workdir: pathlib.Path, *, files_only: bool = False) -> dict[str, str]:
+def _hash_runs(config: ConfigDict, workdir: pathlib.Path, *, files_only: bool = False) -> dict[str, str]:
     """Returns "field=value" -> a hash of the earlier run or the file that the field of a config names."""
     hashes, own = {}, paths.canonical(workdir)
-    for name, text in _texts(config):
+    for name, text in texts(config):
         is_file, is_run = role(name) == Role.FILE, role(name) in (Role.TRAINING, Role.RUN, Role.FOUND)
         if zoo.is_reference(text) or not (is_file or is_run and not files_only):
             continue
@@ -197,10 +195,10 @@ def _hash_runs(config: Mapping[str, Any], workdir: pathlib.Path, *, files_only: 
     return hashes
 
 
-def _hash_images(config: Mapping[str, Any], reads_paths: bool) -> dict[str, str]:
+def _hash_images(config: ConfigDict, reads_paths: bool) -> dict[str, str]:
     """Returns "field=value" -> a hash of the images that the field of a config names."""
     hashes = {}
-    for name, text in _texts(config):
+    for name, text in texts(config):
         for part in _JOINED.split(text):
             scheme, _, location = part.partition(":")
             is_data = scheme in _DATA and location
@@ -216,9 +214,9 @@ def _names_images(name: str, reads_paths: bool) -> bool:
     return role(name) == Role.IMAGES or (reads_paths and name == "data.name")
 
 
-def _texts(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def texts(config: ConfigDict) -> Iterator[tuple[str, str]]:
     """Yields the name and the text of each field that may name something."""
-    for name, value in workdirs.flatten(config).items():
+    for name, value in workdirs.flatten(workdirs.plain(config)).items():
         if role(name) != Role.TEXT:
             for text in value if isinstance(value, list) else [value]:
                 if isinstance(text, str) and text:
