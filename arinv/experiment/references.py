@@ -13,7 +13,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from arinv import data, paths, zoo
-from arinv.data.image_files import image_paths
+from arinv.data.image_files import list_images
 from arinv.errors import UserError
 from arinv.experiment import workdirs
 from arinv.experiment.output_files import write_json
@@ -235,7 +235,7 @@ def _hash_of_images(place: pathlib.Path) -> str:
     Of a file of more than 256 MiB windows that are evenly spread count, the first and the last bytes included; of very
     many images only names and sizes.
     """
-    files = [place] if place.is_file() else image_paths(place)
+    files = [place] if place.is_file() else list_images(place)[0]
     stats = [path.stat() for path in files]
     key = tuple((path, stat.st_size, stat.st_mtime_ns) for path, stat in zip(files, stats, strict=True))
     if key not in _hashes:
