@@ -4,6 +4,7 @@ Nothing here imports JAX, so that help and error messages appear at once.
 """
 
 import ast
+import contextlib
 import dataclasses
 import difflib
 import fnmatch
@@ -16,7 +17,7 @@ import pathlib
 import re
 import sys
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from absl import flags
@@ -182,7 +183,8 @@ def override(config: ConfigDict, field: str, text: str | None) -> None:
     if "*" in field:
         fields = [name for name in flat(config) if _matches(name, field)]
         if not fields:
-            raise _unknown_pattern(config, field)
+            known = f"; stages: {', '.join(config.order)}" if "stages" in config else ""
+            raise UserError(f"--config.{field} matches no field of the config{known}")
         for name in fields:
             override(config, name, text)
         return
@@ -197,7 +199,8 @@ def override(config: ConfigDict, field: str, text: str | None) -> None:
     if last == "task":
         raise UserError(f"--config.{field} cannot be changed: the task decides the fields; choose another config")
     if text is None and not isinstance(holder, bool):
-        raise UserError(f"--config.{field} needs a value: --config.{field}={_example(holder)}")
+        example = "VALUE" if isinstance(holder, ConfigDict) else holder
+        raise UserError(f"--config.{field} needs a value: --config.{field}={example}")
     if isinstance(holder, ConfigDict):
         for name, value in _dictionary(field, text).items():
             override(config, f"{field}.{name}", value if isinstance(value, str) else repr(value))
@@ -214,11 +217,6 @@ def override(config: ConfigDict, field: str, text: str | None) -> None:
 def _matches(name: str, pattern: str) -> bool:
     names, patterns = name.split("."), pattern.split(".")
     return len(names) == len(patterns) and all(map(fnmatch.fnmatchcase, names, patterns))
-
-
-def _unknown_pattern(config: ConfigDict, pattern: str) -> UserError:
-    known = f"; stages: {', '.join(config.order)}" if "stages" in config else ""
-    return UserError(f"--config.{pattern} matches no field of the config{known}")
 
 
 def _unknown_field(config: ConfigDict, field: str, place: str, holder: ConfigDict) -> UserError:
@@ -328,10 +326,6 @@ def _allowed(old: Any) -> str:
     return f"values joined by commas, as in {old!r}" if old else "values joined by commas, such as (1,2)"
 
 
-def _example(value: Any) -> str:
-    return "VALUE" if isinstance(value, ConfigDict) else str(value)
-
-
 _HELP = {"--help", "-help", "-h", "--h", "-?", "--helpshort", "--helpfull", "--helpxml"}
 _VERSION = {"--version", "-version", "-V"}
 _OVERRIDE = re.compile(r"--?(?P<no>no)?config\.(?P<field>[^=]*)(?P<equals>=)?(?P<value>.*)", re.DOTALL)
@@ -424,13 +418,15 @@ def information(argv: Sequence[str]) -> str | None:
         return f"arinv {arinv.__version__}"
     if not arguments & _HELP:
         return None
-    specs = list(_values(argv, "config"))
+    specs = []  # values of --config, after "=" or in the next argument
+    for argument, following in zip(argv, [*argv[1:], ""], strict=True):
+        flag, equals, value = argument.partition("=")
+        if flag in ("--config", "-config"):
+            specs.append(value if equals else following)
     if specs:
-        try:
+        with contextlib.suppress(UserError):
             path, _ = find(specs[-1])
             return f"{path}\n\n{inspect.cleandoc(docstring(path))}"
-        except UserError:
-            pass
     return _help()
 
 
@@ -450,14 +446,6 @@ def _help() -> str:
         for name, path in configs.items():
             lines.append(f"  {name:28} {docstring(path).strip().splitlines()[0]}")
     return "\n".join(lines)
-
-
-def _values(argv: Sequence[str], name: str) -> Iterator[str]:
-    """Yields the values of a flag, after "=" or in the next argument."""
-    for argument, following in zip(argv, [*argv[1:], ""], strict=True):
-        flag, equals, value = argument.partition("=")
-        if flag in (f"--{name}", f"-{name}"):
-            yield value if equals else following
 
 
 def parse(argv: Sequence[str]) -> Command:
@@ -491,16 +479,8 @@ def parse(argv: Sequence[str]) -> Command:
     config = load(values.config)
     for field, text in overrides:
         override(config, field, text)
-    names = (
-        "plan",
-        "devices",
-        "accelerator",
-        "utilization",
-        "distributed",
-        "initialization_timeout",
-        "heartbeat_timeout",
-    )
-    return Command(config, workdir, {name: values[name].value for name in names})
+    others = {*values} - {"config", "workdir", "flagfile", "undefok"}
+    return Command(config, workdir, {name: values[name].value for name in others})
 
 
 def _split(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, str | None]]]:

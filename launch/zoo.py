@@ -31,7 +31,7 @@ import arinv
 from arinv import command_line, data, metrics, paths, zoo
 from arinv.apps.restoration.methods import INVERTGAN, SEARCH
 from arinv.errors import MISTAKE, UserError
-from arinv.experiment import exported, loading, measurement, run_folders, trained, workdirs
+from arinv.experiment import exported, loading, measurement, trained, workdirs
 from arinv.experiment.descriptions import WEIGHTS
 from arinv.experiment.output_files import write_json, write_text
 from arinv.experiment.run import Run
@@ -149,7 +149,7 @@ def add(args: argparse.Namespace) -> None:
     first = pathlib.Path(args.encoder or args.gan)
     others = [pathlib.Path(path) for path in filter(None, (args.inverters or args.autoencoders).split("+"))]
     for workdir in (first, *others):
-        run_folders.check_run(workdir)
+        workdirs.check_run(workdir)
     encoder = load_metric_encoder(args, first) if args.gan else None
     trainings = [_training(source) for source in (first, *others)]
     export = export_encoder if args.encoder else export_gan

@@ -240,31 +240,23 @@ def train_batches(
     check_count(seed, "seed", minimum=0)
     num_workers = count_workers(num_workers, num_cores())
     order = TrainOrder(num_examples, batch_size, seed, rows)
+    resized_crop = dict(resized_crop or {})
+    crop_options(resized_crop)
+    if resized_crop and arrays is not None:
+        raise UserError('resized_crop needs a source opened with resize="original"; arrays have images of one size')
     if arrays is None and not len(rows):
         shape = (source.info.image_size, source.info.image_size, source.info.channels)
         return TrainBatches(order, functools.partial(_empty_batches, shape))
-    crop_options(resized_crop or {})
-    if resized_crop and arrays is not None:
-        raise UserError('resized_crop needs a source opened with resize="original"; arrays have images of one size')
+    if arrays is None and in_memory is None:
+        in_memory = estimate_bytes(source) <= MAX_BYTES_IN_MEMORY if resized_crop else _fits_in_memory(source)
+    if arrays is None and not in_memory:
+        examples = TrainExamples(source, order, resized_crop)
+        return TrainBatches(order, functools.partial(_streamed_batches, examples, num_workers))
     if resized_crop:
-        return _cropped_batches(source, order, resized_crop, in_memory, num_workers, progress)
-    if arrays is None and (in_memory or (in_memory is None and _fits_in_memory(source))):
-        arrays = load_arrays(source, progress=progress)
-    if arrays is not None:
-        return TrainBatches(order, functools.partial(_memory_batches, arrays, order))
-    return TrainBatches(order, functools.partial(_streamed_batches, TrainExamples(source, order, {}), num_workers))
-
-
-def _cropped_batches(source: Source, order, resized_crop, in_memory, num_workers, progress) -> TrainBatches:
-    """Returns batches of windows; the images are decoded once where they fit into memory."""
-    if in_memory is None:
-        in_memory = estimate_bytes(source) <= MAX_BYTES_IN_MEMORY
-    if in_memory:
-        source = Originals(source, progress=progress)
-    examples = TrainExamples(source, order, dict(resized_crop))
-    if in_memory:
+        examples = TrainExamples(Originals(source, progress=progress), order, resized_crop)
         return TrainBatches(order, functools.partial(_cropped_by_threads, examples))
-    return TrainBatches(order, functools.partial(_streamed_batches, examples, num_workers))
+    arrays = load_arrays(source, progress=progress) if arrays is None else arrays
+    return TrainBatches(order, functools.partial(_memory_batches, arrays, order))
 
 
 def _cropped_by_threads(examples: TrainExamples, step: int) -> Iterator[Batch]:

@@ -185,32 +185,18 @@ class ImageFiles:
         return (self[i] for i in range(len(self)))
 
 
-def image_paths(folder: pathlib.Path) -> list[pathlib.Path]:
-    """Returns the images of a folder and its visible subfolders, sorted, at least one.
+def list_images(folder: pathlib.Path) -> tuple[list[pathlib.Path], str]:
+    """Returns the images of a folder and its visible subfolders, and its other entries as text.
 
     Args:
       folder: the folder.
 
     Returns:
-      Paths of images, with an ending that Pillow decodes.
+      Paths of images, sorted, at least one, with an ending that Pillow decodes; text such as ".heic (3), broken link
+      (1)".
 
     Raises:
       UserError: a folder that cannot be read, or without an image.
-    """
-    return list_images(folder)[0]
-
-
-def list_images(folder: pathlib.Path) -> tuple[list[pathlib.Path], str]:
-    """Returns the images of a folder, and its other entries as text.
-
-    Args:
-      folder: the folder.
-
-    Returns:
-      Paths of images, and text such as ".heic (3), broken link (1)".
-
-    Raises:
-      UserError: as for `image_paths`.
     """
     tree, others = read_tree(folder)
     paths, left_out = tree.images(), left_out_text(others)

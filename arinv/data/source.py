@@ -308,6 +308,7 @@ def number_classes(labels: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
 
 Arrays = dict[str, np.ndarray]
 _BLOCK = 64  # examples a task, so that submitting tasks costs little
+_SAMPLES = 32  # examples that are decoded to estimate the size of all
 
 
 class Originals:
@@ -330,17 +331,13 @@ class Originals:
         return np.array([example["label"] for example in self._examples], np.int32)
 
 
-def estimate_bytes(source: Source, *, num_samples: int = 32) -> int:
+def estimate_bytes(source: Source) -> int:
     """Returns the approximate size of the images of a source in memory, in bytes, from evenly spread samples.
 
     Args:
       source: examples, from `open_source`.
-      num_samples: number of images that are decoded for the estimate.
-
-    Returns:
-      The size in bytes.
     """
-    count = min(num_samples, len(source))
+    count = min(_SAMPLES, len(source))
     samples = read_examples(source, [i * len(source) // count for i in range(count)])
     return round(len(source) * sum(example["image"].nbytes for example in samples) / count)
 

@@ -140,7 +140,7 @@ def _devices(kind: Any, environment: Mapping[str, str]) -> tuple[int, ...] | Non
     """Returns the accelerators of this process where several processes share a host; None: all."""
     if environment.get(_DEVICES):
         return tuple(int(number) for number in environment[_DEVICES].split(","))
-    if kind is None or "Tpu" in kind.__name__ or _is_alone_on_host(environment):
+    if kind is None or "Tpu" in kind.__name__ or _processes_on_host(environment) == 1:
         return None
     visible, local = environment.get("CUDA_VISIBLE_DEVICES"), kind.get_local_process_id()
     on_host, processes = _number(environment, "SLURM_GPUS_ON_NODE") or 0, _processes_on_host(environment)
@@ -156,10 +156,6 @@ def _devices(kind: Any, environment: Mapping[str, str]) -> tuple[int, ...] | Non
         )
     share = count // processes
     return tuple(range(local * share, (local + 1) * share))
-
-
-def _is_alone_on_host(environment: Mapping[str, str]) -> bool:
-    return _processes_on_host(environment) == 1
 
 
 def _processes_on_host(environment: Mapping[str, str]) -> int:

@@ -5,13 +5,12 @@ The files, in the order in which a run passes them:
 stages.py        the stages of an experiment: checked before any work, run in order, skipped where complete
 task.py          `Task`: what experiments and plans read of a task
 lock.py          one run at a time in a workdir
-workdirs.py      config and results in a workdir, and references from one workdir to another
+workdirs.py      config, results and checkpoints in a workdir, references to others, runs inside and beside it
 references.py    what a config names: earlier runs, files and images, checked and compared at a resume
 fields.py        checks of the fields that tasks share, and what they stand for
 run.py           `Run`: a task with its config and workdir; it opens data, loads networks, caches and finishes
 loading.py       `load`, and networks rebuilt from their descriptions
 descriptions.py  what a trained network is, and whether it fits a config, images or classes
-run_folders.py   where checkpoints are, and which runs are in and beside a path
 checkpoint.py    checkpoints of a training, through Orbax
 exported.py      a network as a single file
 trained.py       `Trained`: a network that is applied to images

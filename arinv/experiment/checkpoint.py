@@ -28,8 +28,9 @@ import orbax.checkpoint as ocp
 from arinv import distributed, paths, zoo
 from arinv.errors import DISK_ADVICE, TemporaryError, UserError, first_line, is_out_of_memory
 from arinv.experiment import exported
-from arinv.experiment.run_folders import FOLDER, article, check_run, kind_of, runs_near, saved_steps
+from arinv.experiment.descriptions import article
 from arinv.experiment.state import TrainState
+from arinv.experiment.workdirs import CHECKPOINTS, check_run, kind_of, runs_near, saved_steps
 from arinv.types import Variables
 
 # Items of a checkpoint, besides one for each network.
@@ -45,7 +46,7 @@ _numbers = itertools.count()
 logging.getLogger("absl").addFilter(lambda record: "Metadata file does not exist" not in record.getMessage())
 # Of arrays that cannot be written, Orbax reports the first alone.
 logging.getLogger("asyncio").addFilter(
-    lambda record: not ("was never retrieved" in record.getMessage() and f"/{FOLDER}/" in record.getMessage())
+    lambda record: not ("was never retrieved" in record.getMessage() and f"/{CHECKPOINTS}/" in record.getMessage())
 )
 
 
@@ -63,7 +64,7 @@ class Checkpoints:
     """
 
     def __init__(self, workdir: pathlib.Path, networks: Iterable[str], *, keep: int = 2):
-        self.directory = paths.canonical(workdir) / FOLDER
+        self.directory = paths.canonical(workdir) / CHECKPOINTS
         options = ocp.CheckpointManagerOptions(
             preservation_policy=ocp.checkpoint_managers.LatestN(keep),
             step_name_format=_Steps(),
@@ -251,7 +252,7 @@ def load_variables(workdir: pathlib.Path, abstract: Mapping[str, Variables]) -> 
 
 def _of_run(workdir: pathlib.Path) -> pathlib.Path:
     check_run(workdir)
-    return paths.canonical(workdir) / FOLDER
+    return paths.canonical(workdir) / CHECKPOINTS
 
 
 def newest_readable(

@@ -57,6 +57,11 @@ def check_fields(description: Any, place: pathlib.Path) -> dict[str, Any]:
     return description
 
 
+def article(kind: Any) -> str:
+    """Returns a kind of network with its indefinite article."""
+    return f"{'an' if str(kind)[:1] in 'aeiou' else 'a'} {kind}"
+
+
 def check_encoder(description: Mapping[str, Any], encoder: str, place: str | pathlib.Path) -> None:
     """Checks that a classifier has the architecture that a config names.
 

@@ -13,11 +13,10 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from arinv import data, paths, zoo
-from arinv.data.image_files import image_paths
+from arinv.data.image_files import list_images
 from arinv.errors import UserError
-from arinv.experiment import run_folders
+from arinv.experiment import workdirs
 from arinv.experiment.output_files import write_json
-from arinv.experiment.workdirs import STAGE, flatten, is_complete, plain, read_json, resolve
 
 
 class Role(enum.Enum):
@@ -76,7 +75,7 @@ def check_local(config: ConfigDict, *, reads_paths: bool = False) -> None:
     Raises:
       UserError: a field names a URL, or a folder of images with the prefix "folder:".
     """
-    for name, text in _texts(plain(config)):
+    for name, text in texts(config):
         paths.check_local(text, name=name)
         if _names_images(name, reads_paths) and text.startswith(_FOLDER):
             raise UserError(f"{name}={text!r} must be a path without {_FOLDER}; write {text.removeprefix(_FOLDER)}")
@@ -92,17 +91,17 @@ def check_runs(stages: Mapping[pathlib.Path, ConfigDict]) -> None:
       UserError: a workdir or checkpoint is missing.
     """
     places = [
-        (name, text, resolve(text, workdir))
+        (name, text, workdirs.resolve(text, workdir))
         for workdir, config in stages.items()
-        for name, text in _texts(plain(config))
-        if role(name) in (Role.TRAINING, Role.RUN) and not text.startswith(STAGE)
+        for name, text in texts(config)
+        if role(name) in (Role.TRAINING, Role.RUN) and not text.startswith(workdirs.STAGE)
     ]
     for name, text, place in places:
         if not place.exists():
             raise UserError(f"{name}={text!r} does not exist; name the workdir of an earlier run")
     for name, _, place in places:
         if role(name) == Role.TRAINING:
-            run_folders.check_run(place, name=name)
+            workdirs.check_run(place, name=name)
 
 
 def check_outside(config: ConfigDict, workdir: pathlib.Path, *, reads_paths: bool = False) -> None:
@@ -117,7 +116,7 @@ def check_outside(config: ConfigDict, workdir: pathlib.Path, *, reads_paths: boo
       UserError: the workdir is in such a folder.
     """
     own = paths.canonical(workdir)
-    for name, text in _texts(plain(config)):
+    for name, text in texts(config):
         for part in _JOINED.split(text):
             folder = part.removeprefix(_FOLDER).removeprefix(_VOLUME)
             is_folder = folder and (folder != part or _names_images(name, reads_paths))
@@ -142,10 +141,9 @@ def record(config: ConfigDict, workdir: pathlib.Path, *, reads_paths: bool = Fal
     Raises:
       UserError: the workdir cannot be written.
     """
-    fields = plain(config)
-    runs = _hash_runs(fields, workdir)
+    runs = _hash_runs(config, workdir)
     try:
-        write_json(workdir / "inputs.json", runs | _hash_images(fields, reads_paths))
+        write_json(workdir / "inputs.json", runs | _hash_images(config, reads_paths))
     except OSError as error:
         raise UserError(f"workdir {workdir} cannot be written: {error.strerror}") from error
     return _hash(json.dumps(runs, sort_keys=True).encode()) if runs else ""
@@ -165,14 +163,13 @@ def check_unchanged(config: ConfigDict, workdir: pathlib.Path, *, reads_paths: b
     Raises:
       UserError: naming what has changed.
     """
-    path, complete = workdir / "inputs.json", is_complete(workdir)
+    path, complete = workdir / "inputs.json", workdirs.is_complete(workdir)
     trainings = (workdir, *workdir.glob("class*"))  # a training of each class has a folder of its own
-    is_stopped_training = not complete and any(run_folders.saved_steps(path / run_folders.FOLDER) for path in trainings)
+    is_stopped_training = not complete and any(workdirs.saved_steps(path / workdirs.CHECKPOINTS) for path in trainings)
     if not path.exists() or not (complete or is_stopped_training):
         return
-    fields = plain(config)
-    current = _hash_runs(fields, workdir, files_only=not complete) | _hash_images(fields, reads_paths)
-    saved = read_json(path)
+    current = _hash_runs(config, workdir, files_only=not complete) | _hash_images(config, reads_paths)
+    saved = workdirs.read_json(path)
     changed = [name for name, value in current.items() if saved.get(name, value) != value]
     if changed:
         state = "is complete" if complete else "holds a stopped run"
@@ -182,15 +179,15 @@ def check_unchanged(config: ConfigDict, workdir: pathlib.Path, *, reads_paths: b
         )
 
 
-def _hash_runs(config: Mapping[str, Any], workdir: pathlib.Path, *, files_only: bool = False) -> dict[str, str]:
+def _hash_runs(config: ConfigDict, workdir: pathlib.Path, *, files_only: bool = False) -> dict[str, str]:
     """Returns "field=value" -> a hash of the earlier run or the file that the field of a config names."""
     hashes, own = {}, paths.canonical(workdir)
-    for name, text in _texts(config):
+    for name, text in texts(config):
         is_file, is_run = role(name) == Role.FILE, role(name) in (Role.TRAINING, Role.RUN, Role.FOUND)
         if zoo.is_reference(text) or not (is_file or is_run and not files_only):
             continue
         with contextlib.suppress(OSError, UserError):  # moved or deleted since, or not readable
-            place = resolve(text, workdir) if is_run else paths.expanded(text)
+            place = workdirs.resolve(text, workdir) if is_run else paths.expanded(text)
             if place.is_file():
                 hashes[f"{name}={text}"] = _hash(place.read_bytes())
             elif is_run and paths.canonical(place) not in (own, *own.parents):  # else a word such as edges
@@ -198,10 +195,10 @@ def _hash_runs(config: Mapping[str, Any], workdir: pathlib.Path, *, files_only: 
     return hashes
 
 
-def _hash_images(config: Mapping[str, Any], reads_paths: bool) -> dict[str, str]:
+def _hash_images(config: ConfigDict, reads_paths: bool) -> dict[str, str]:
     """Returns "field=value" -> a hash of the images that the field of a config names."""
     hashes = {}
-    for name, text in _texts(config):
+    for name, text in texts(config):
         for part in _JOINED.split(text):
             scheme, _, location = part.partition(":")
             is_data = scheme in _DATA and location
@@ -217,9 +214,9 @@ def _names_images(name: str, reads_paths: bool) -> bool:
     return role(name) == Role.IMAGES or (reads_paths and name == "data.name")
 
 
-def _texts(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def texts(config: ConfigDict) -> Iterator[tuple[str, str]]:
     """Yields the name and the text of each field that may name something."""
-    for name, value in flatten(config).items():
+    for name, value in workdirs.flatten(workdirs.plain(config)).items():
         if role(name) != Role.TEXT:
             for text in value if isinstance(value, list) else [value]:
                 if isinstance(text, str) and text:
@@ -229,7 +226,7 @@ def _texts(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 def _hash_of_run(place: pathlib.Path) -> str:
     if not place.is_dir():
         raise FileNotFoundError(place)
-    return _hash((place / "results.json").read_bytes()) if is_complete(place) else "not complete"
+    return _hash((place / "results.json").read_bytes()) if workdirs.is_complete(place) else "not complete"
 
 
 def _hash_of_images(place: pathlib.Path) -> str:
@@ -238,7 +235,7 @@ def _hash_of_images(place: pathlib.Path) -> str:
     Of a file of more than 256 MiB windows that are evenly spread count, the first and the last bytes included; of very
     many images only names and sizes.
     """
-    files = [place] if place.is_file() else image_paths(place)
+    files = [place] if place.is_file() else list_images(place)[0]
     stats = [path.stat() for path in files]
     key = tuple((path, stat.st_size, stat.st_mtime_ns) for path, stat in zip(files, stats, strict=True))
     if key not in _hashes:

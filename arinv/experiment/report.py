@@ -23,10 +23,6 @@ _COLUMNS = {
 }
 
 
-def _known() -> dict[str, tuple[str, str]]:
-    return _COLUMNS | {name: (row.heading, row.format) for name, row in metrics.METRICS.items()}
-
-
 # What results side by side should share, beside the options of their attack.
 _SHARED: dict[str, Callable[[Mapping], Any]] = {
     "number of images": lambda results: results["num_images"],
@@ -126,7 +122,7 @@ class Column(NamedTuple):
 
 def column(metric: str) -> Column:
     """Returns how a metric is shown in tables."""
-    known = _known()
+    known = _COLUMNS | {name: (row.heading, row.format) for name, row in metrics.METRICS.items()}
     if metric in known:
         return Column(list(known).index(metric), *known[metric])
     for place, (name, (heading, style)) in enumerate(known.items()):

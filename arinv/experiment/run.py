@@ -21,7 +21,6 @@ from arinv.experiment import descriptions, loading, references, workdirs
 from arinv.experiment.cache import ResultCache, cache_key
 from arinv.experiment.fields import channels_of, dtype_of, mesh_of
 from arinv.experiment.report import Table, write_report
-from arinv.experiment.run_folders import article
 from arinv.experiment.task import Task, Tasks
 from arinv.experiment.trained import Trained
 from arinv.experiment.writer import progress_callback
@@ -174,7 +173,9 @@ class Run:
                 raise UserError(f"{reference} is no network of that stage; name {known}")
         return None
 
-    def check_planned(self, reference: str, *, kind: str | Sequence[str], allow_other_size: bool = False) -> None:
+    def check_planned(
+        self, reference: str, *, kind: str | Sequence[str], allow_other_size: bool = False
+    ) -> ConfigDict | None:
         """Checks that a stage of the same experiment trains a network that fits this task.
 
         Args:
@@ -182,17 +183,26 @@ class Run:
           kind: required kind of network, or several.
           allow_other_size: whether it may be of images of another size.
 
+        Returns:
+          As `planned`, the config of the stage; None where the field names none.
+
         Raises:
           UserError: the stage trains nothing, a network of another kind, on images of another size (`OtherSize`), or of
             another number of channels.
         """
         stage, kinds = self.planned(reference), (kind,) if isinstance(kind, str) else tuple(kind)
         if stage is None:
-            return
+            return None
         trained = self._tasks[stage.task].kind_of(stage)
         if trained not in kinds:
-            content = f"trains {article(trained)}" if trained else f"is a task {stage.task!r}, which trains no network"
-            raise UserError(f"{reference} {content}; name a stage that trains {' or '.join(map(article, kinds))}")
+            content = (
+                f"trains {descriptions.article(trained)}"
+                if trained
+                else f"is a task {stage.task!r}, which trains no network"
+            )
+            raise UserError(
+                f"{reference} {content}; name a stage that trains {' or '.join(map(descriptions.article, kinds))}"
+            )
         own, other = self.config.get("data", {}), stage.get("data", {})
         if own.get("image_size") and other.get("image_size") and not allow_other_size:
             planned = {"image_size": other.image_size}
@@ -201,6 +211,7 @@ class Run:
             raise UserError(
                 f"{reference} is of images of {other.channels} channels, data.channels is {own.channels}; give both one"
             )
+        return stage
 
     def check_network(
         self,
@@ -224,10 +235,9 @@ class Run:
         Raises:
           UserError: as `load` and `check_planned`.
         """
-        if self.planned(reference) is None:
-            return self.load(reference, kind=kind, image_size=image_size, allow_other_size=allow_other_size)
-        self.check_planned(reference, kind=kind, allow_other_size=allow_other_size)
-        return None
+        if self.check_planned(reference, kind=kind, allow_other_size=allow_other_size) is not None:
+            return None
+        return self.load(reference, kind=kind, image_size=image_size, allow_other_size=allow_other_size)
 
     def open_data(self, split: str, *, resize: str = "") -> data.Source:
         """Returns the images of config.data.

@@ -1,8 +1,7 @@
 """Stages of an experiment: checked before any work, run in order, skipped where complete."""
 
 import pathlib
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 from ml_collections import ConfigDict
 
@@ -164,7 +163,7 @@ def _check_order(stages: Mapping[pathlib.Path, ConfigDict]) -> None:
     names = {f"{workdirs.STAGE}{folder.name}": folder for folder in stages}
     order = list(stages)
     for folder, stage in stages.items():
-        parts = {part for text in _texts(workdirs.plain(stage)) for part in text.split("+")}
+        parts = {part for _, text in references.texts(stage) for part in text.split("+")}
         for name in sorted(part.partition("/")[0] for part in parts if part.startswith(workdirs.STAGE)):
             if name not in names:
                 if len(stages) > 1 and not (folder.parent / name.removeprefix(workdirs.STAGE)).is_dir():
@@ -178,11 +177,3 @@ def _check_order(stages: Mapping[pathlib.Path, ConfigDict]) -> None:
                     f"{names[name]} has to run, but {folder}, which depends on it, is complete: delete {folder} "
                     f"too, or restore {names[name]}"
                 )
-
-
-def _texts(value: Any) -> Iterator[str]:
-    """Yields every text in a config."""
-    if isinstance(value, str):
-        yield value
-    for part in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
-        yield from _texts(part)

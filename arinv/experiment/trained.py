@@ -11,8 +11,8 @@ import numpy as np
 
 from arinv import metrics, parallel
 from arinv.errors import UserError, unknown
-from arinv.experiment import run_folders
 from arinv.experiment.cache import fingerprint
+from arinv.experiment.descriptions import article
 from arinv.models.generators.wavelet import MULTIPLE, SMALLEST_SIDE
 from arinv.ops.images import crop_images, pad_images
 from arinv.ops.inputs import LOOSE_BOUNDS, as_floats, as_images, as_labels, check_count, on_host
@@ -334,7 +334,7 @@ class Trained:
 
     def _check_kind(self, kind: str, name: str) -> None:
         if self.kind != kind:
-            raise UserError(f"a trained {self.kind} has no {name}; load the workdir of {run_folders.article(kind)}")
+            raise UserError(f"a trained {self.kind} has no {name}; load the workdir of {article(kind)}")
 
 
 def convolutions(variables: Variables) -> Variables:

@@ -66,9 +66,7 @@ def check_inputs(run: Run) -> None:
     Raises:
       UserError: no checkpoint, or one of another image size.
     """
-    if run.config.gan and run.planned(run.config.gan) is not None:
-        run.check_planned(run.config.gan, kind=GAN)
-    else:
+    if not run.config.gan or run.check_planned(run.config.gan, kind=GAN) is None:
         load_frozen(run)
     training.check_inputs(run)
 
@@ -157,8 +155,7 @@ def plan_frozen(run: Run) -> Trained | None:
     """
     if not run.config.gan:
         return None
-    run.check_planned(run.config.gan, kind=GAN)
-    stage = run.planned(run.config.gan)
+    stage = run.check_planned(run.config.gan, kind=GAN)
     description = gan.describe(stage) if stage else checkpoint.load_description(run.resolve(run.config.gan), kind=GAN)
     module, shapes = loading.abstract_gan(description, dtype=run.dtype)
     return Trained(GAN, module, shapes[AVERAGE], description)

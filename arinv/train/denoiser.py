@@ -69,11 +69,8 @@ def check_inputs(run: Run) -> None:
     Raises:
       UserError: another network or architecture, or data that cannot be read.
     """
-    reference = run.config.encoder.checkpoint
-    if run.planned(reference) is None:
+    if run.check_planned(run.config.encoder.checkpoint, kind=CLASSIFIER, allow_other_size=True) is None:
         load_frozen(run)
-    else:  # of images of any size
-        run.check_planned(reference, kind=CLASSIFIER, allow_other_size=True)
     training.check_inputs(run)
 
 

@@ -67,8 +67,7 @@ def check_inputs(run: Run) -> None:
       UserError: no checkpoint, or one of other networks or of another image size.
     """
     reference = run.config.start
-    if reference and (planned := run.planned(reference)) is not None:
-        run.check_planned(reference, kind=GAN, allow_other_size=True)
+    if reference and (planned := run.check_planned(reference, kind=GAN, allow_other_size=True)) is not None:
         _check_start(run.config, planned.gan.to_dict(), planned.data.image_size)
     elif reference:
         _load_start(run)

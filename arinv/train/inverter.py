@@ -55,13 +55,14 @@ def check_inputs(run: Run) -> None:
         generator of images of another size.
     """
     config, reference = run.config, run.config.encoder.checkpoint
-    stage = run.planned(reference) if reference else None
+    stage = None
+    if reference:
+        stage = run.check_planned(reference, kind=CLASSIFIER, allow_other_size=config.encoder.allow_other_size)
     if stage is None:
         encoder = load_frozen(run)
         _Pair.build(run, encoder)  # raises
         options = encoder.description["options"]
     else:
-        run.check_planned(reference, kind=CLASSIFIER, allow_other_size=config.encoder.allow_other_size)
         descriptions.check_encoder({"encoder": stage.encoder.name}, config.encoder.name, reference)
         options = stage.encoder.options.to_dict()
         loading.check_generator(
@@ -358,8 +359,7 @@ def plan_frozen(run: Run) -> Trained:
     reference = run.config.encoder.checkpoint
     if not reference:
         return initial_encoder(run)
-    run.check_planned(reference, kind=CLASSIFIER, allow_other_size=True)
-    stage = run.planned(reference)
+    stage = run.check_planned(reference, kind=CLASSIFIER, allow_other_size=True)
     if stage is not None and stage.task == CLASSIFIER:
         return planned_encoder(run, stage, training.published_info(stage))
     description = checkpoint.load_description(run.resolve(reference), kind=CLASSIFIER)

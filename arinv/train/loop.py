@@ -9,7 +9,7 @@ import functools
 import math
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -185,26 +185,20 @@ def fit(
             if stop or evaluates or step % every.checkpoint == 0:
                 with watch.paused():
                     writer.flush()
-                    log_state = {SUMS: meter.state(), EVALUATES: evaluates}
-                    positions = {"data_state": prepared.position, "log_state": log_state}
-                    _save(checkpoints, state, step, **positions, description=description, wait=last or stop)
+                    check_finite(_are_finite(state.variables), step, checkpoints)
+                    checkpoints.save(
+                        state,
+                        data_state=prepared.position,
+                        description=description,
+                        log_state={SUMS: meter.state(), EVALUATES: evaluates},
+                        wait=last or stop,
+                    )
             if stop:
-                _stop(step)
+                distributed.report(f"stopped by SIGTERM at step {step}, saved; start again to resume")
+                raise SystemExit(TERMINATED)
             if evaluates and not last:
                 evaluate_and_log()
     return state
-
-
-def _save(checkpoints: Checkpoints, state: TrainState, step: int, **options: Any) -> None:
-    """Saves a state of finite weights; for the options see `Checkpoints.save`."""
-    check_finite(_are_finite(state.variables), step, checkpoints)
-    checkpoints.save(state, **options)
-
-
-def _stop(step: int) -> NoReturn:
-    """Ends this process after a save at `step`."""
-    distributed.report(f"stopped by SIGTERM at step {step}, saved; start again to resume")
-    raise SystemExit(TERMINATED)
 
 
 def make_call(train_step: Callable, abstract_state: TrainState, mesh: jax.sharding.Mesh, *, num_steps: int = 1) -> Call:
@@ -308,14 +302,14 @@ class _Steps:
     """Sends calls of one or several steps to the devices; each length is compiled at its first use."""
 
     def __init__(self, train_step, abstract_state, mesh, key, frozen):
-        self._make = lambda length: make_call(train_step, abstract_state, mesh, num_steps=length)
+        self._make = functools.partial(make_call, train_step, abstract_state, mesh)
         self._calls: dict[int, Call] = {}
         self._others = key, *frozen
 
     def __call__(self, state: TrainState, prepared: Prepared, watch: speed.Speed) -> tuple[TrainState, Metrics]:
         new = prepared.num_steps not in self._calls
         if new:
-            self._calls[prepared.num_steps] = self._make(prepared.num_steps)
+            self._calls[prepared.num_steps] = self._make(num_steps=prepared.num_steps)
         call = self._calls[prepared.num_steps]
         if watch.needs_flops:  # the call compiles the same trace
             operations = flops.operations(call.trace(state, prepared.batch, *self._others).jaxpr)

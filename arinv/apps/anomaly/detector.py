@@ -28,7 +28,7 @@ from arinv.apps.anomaly.scorer import (
     make_scorer,
     with_references,
 )
-from arinv.data.image_files import image_paths
+from arinv.data.image_files import list_images
 from arinv.errors import UserError, unknown
 from arinv.experiment import loading, workdirs
 from arinv.experiment.fields import check_fields
@@ -92,7 +92,7 @@ def check(config: ConfigDict) -> None:
             raise UserError(
                 f"anomalous={config.anomalous} is not a folder; name one of anomalous images, or leave it empty"
             )
-        image_paths(folder)  # raises where it holds none
+        list_images(folder)  # raises where it holds none
     check_decision(config.decision)
     if config.decision.policy == "best_f1" and not config.anomalous:
         raise UserError("policy=best_f1 needs anomalous validation images: name a folder of them with anomalous=")

@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 
 from arinv import data, metrics
 from arinv.apps.denoising import bm3d, tiles
-from arinv.data.image_files import image_paths
+from arinv.data.image_files import list_images
 from arinv.errors import UserError, unknown
 from arinv.experiment import measurement, report
 from arinv.experiment.cache import fingerprint
@@ -111,7 +111,7 @@ def check_inputs(run: Run) -> None:
     for reference in _references(run.config):
         place = expanded(reference.removeprefix(_FOLDER))
         if reference.startswith(_FOLDER) and place.is_dir():
-            image_paths(place)  # raises where there is none
+            list_images(place)  # raises where there is none
 
 
 def run(run: Run) -> dict[str, Any]:

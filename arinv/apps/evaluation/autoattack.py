@@ -241,19 +241,15 @@ def _citation(attack: ConfigDict, version: str, result: attacks.AutoAttackResult
 
 def _version(attack: ConfigDict, count: int, available: int) -> str:
     """Returns "standard", whose figures compare with published ones, or the attacks and options that differ from it."""
-    if attack.decide:
-        subset = f"{count:,} of {available:,} images in random order, decided at a half-width of {attack.decide:g}"
-        return f"{_attacks_version(attack)}, {subset}"
-    return _attacks_version(attack)
-
-
-def _attacks_version(attack: ConfigDict) -> str:
-    """Returns the version without its number of images."""
     names = attack.attacks.split("+")
     if set(names) == set(attacks.AUTOATTACK) and all(attack[name] == value for name, value in _STANDARD.items()):
-        return "standard (Croce & Hein 2020)"
-    ordered = "+".join(name for name in attacks.AUTOATTACK if name in names)
-    return f"not the standard version: {ordered}, {', '.join(f'{name} {attack[name]}' for name in _STANDARD)}"
+        text = "standard (Croce & Hein 2020)"
+    else:
+        ordered = "+".join(name for name in attacks.AUTOATTACK if name in names)
+        text = f"not the standard version: {ordered}, {', '.join(f'{name} {attack[name]}' for name in _STANDARD)}"
+    if attack.decide:
+        text += f", {count:,} of {available:,} images in random order, decided at a half-width of {attack.decide:g}"
+    return text
 
 
 def _write_figures(

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from arinv import distributed
 from arinv.apps.evaluation import published, result_rows
 from arinv.errors import UserError
-from arinv.experiment import report
+from arinv.experiment import report, workdirs
 from arinv.experiment.figures import labeled_grid
 from arinv.experiment.output_files import read_arrays, write_json, write_png
 from arinv.experiment.run import Run
@@ -49,7 +49,7 @@ def run(run: Run) -> dict[str, Any]:
     config = run.config
     sources = entry_sources(run)
     measured = read_rows(config, sources)
-    quoted = published.plain(config.get("published") or {})
+    quoted = workdirs.plain(config.get("published") or {})
     changes = published.changes(measured, quoted)
     figures = _figures(run, sources)
     run.begin()

@@ -17,7 +17,7 @@ import numpy as np
 from arinv import metrics
 from arinv.apps.evaluation import result_rows
 from arinv.errors import UserError
-from arinv.experiment import report, workdirs
+from arinv.experiment import report
 
 _MARK = " \N{DAGGER}"
 
@@ -41,11 +41,6 @@ def check(published: Mapping[str, Any]) -> None:
     for name in (name for pair in published["pairs"] for name in pair):
         if name not in names:
             raise UserError(f"published.pairs: {name!r} is not one of the rows {', '.join(names)}")
-
-
-def plain(published: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the field `published` of a config as plain JSON values."""
-    return workdirs.plain(published) if published else {}
 
 
 class Change(NamedTuple):

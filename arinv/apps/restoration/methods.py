@@ -79,19 +79,14 @@ def check_inputs(run: Run) -> None:
     """
     config, size, channels = run.config, run.config.data.get("image_size"), channels_of(run.config)
     for name, kind in (("gan", GAN), ("autoencoder", AUTOENCODER), ("aegan", AUTOENCODER)):
-        if not config[name]:
-            continue
-        if run.planned(config[name]) is not None:
-            run.check_planned(config[name], kind=kind)
-        else:
+        if config[name] and run.check_planned(config[name], kind=kind) is None:
             network = _load_network(run, name, kind, size)
             size, channels = network.image_size, network.description.get("channels", 3)
     for reference in filter(None, config.encoders.values()):
-        if (stage := run.planned(reference)) is None:
+        stage = run.check_planned(reference, kind=(INVERTER, CLASSIFIER), allow_other_size=config.allow_other_size)
+        if stage is None:
             _load_encoder(run, reference, size).check_layer(config.layer, image_size=size)
-            continue
-        run.check_planned(reference, kind=(INVERTER, CLASSIFIER), allow_other_size=config.allow_other_size)
-        if config.layer:
+        elif config.layer:
             models.feature_spec(stage.encoder.name, config.layer, **stage.encoder.options)  # raises
     if size:
         check_size(operator_of(config), image_size=size, channels=channels)

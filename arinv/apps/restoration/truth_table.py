@@ -65,17 +65,11 @@ def check_inputs(run: Run) -> None:
       UserError: one does not exist, or is of another kind.
     """
     config = run.config
-    planned = run.planned(config.restoration)
-    check_restored(run, config.restoration, config.methods)
-    if planned is None:
-        image_size = read_restored(run, config.restoration, config.methods)["image"].shape[1]
-    else:
-        image_size = planned.data.image_size
+    images = check_restored(run, config.restoration, config.methods)
+    image_size = images["image"].shape[1] if images else run.planned(config.restoration).data.image_size
     if config.attribute in STATISTICS:
         return
-    if run.planned(config.attribute) is not None:
-        run.check_planned(config.attribute, kind=(INVERTER, CLASSIFIER), allow_other_size=True)
-    else:
+    if run.check_planned(config.attribute, kind=(INVERTER, CLASSIFIER), allow_other_size=True) is None:
         _load_classifier(run, image_size)
 
 
@@ -117,7 +111,7 @@ def run(run: Run) -> dict[str, Any]:
     return run.finish(results, tables=tables, notes=notes, figures=figures)
 
 
-def check_restored(run: Run, reference: str, methods: Sequence[str]) -> None:
+def check_restored(run: Run, reference: str, methods: Sequence[str]) -> dict[str, np.ndarray] | None:
     """Checks, before any stage runs, that a restoration has images of some methods, or is a stage with them.
 
     Args:
@@ -125,14 +119,18 @@ def check_restored(run: Run, reference: str, methods: Sequence[str]) -> None:
       reference: workdir of a restoration, or "stage:NAME".
       methods: their names.
 
+    Returns:
+      The images, as `read_restored`; None of a stage.
+
     Raises:
       UserError: it is not finished, is none, or lacks a method.
     """
     planned = run.planned(reference)
     if planned is None:
-        read_restored(run, reference, methods)
-    elif missing := sorted(set(methods) - set(planned.get("methods", ()))):
+        return read_restored(run, reference, methods)
+    if missing := sorted(set(methods) - set(planned.get("methods", ()))):
         raise unknown(f"method of {reference}", missing[0], planned.get("methods", ()))
+    return None
 
 
 def read_restored(run: Run, reference: str, names: tuple[str, ...]) -> dict[str, np.ndarray]:

@@ -398,8 +398,7 @@ def binarize(features: Array) -> Array:
 
     Source: Dosovitskiy & Brox 2016, section 5.4.
     """
-    signs = jnp.sign(features)
-    return signs * _per_row(_norm(features) / jnp.maximum(_norm(signs), 1e-12), features)
+    return _rescale(jnp.sign(features), features)
 
 
 def dropout(key: Array, features: Array, *, rate: float) -> Array:
@@ -407,8 +406,7 @@ def dropout(key: Array, features: Array, *, rate: float) -> Array:
 
     Source: Dosovitskiy & Brox 2016, section 5.4.
     """
-    kept = jnp.where(jax.random.uniform(key, features.shape) >= rate, features, 0.0)
-    return kept * _per_row(_norm(features) / jnp.maximum(_norm(kept), 1e-12), features)
+    return _rescale(jnp.where(jax.random.uniform(key, features.shape) >= rate, features, 0.0), features)
 
 
 def drop_smallest(features: Array, *, share: float) -> Array:
@@ -476,12 +474,11 @@ def _flat(features: Array) -> Array:
     return features.reshape(features.shape[0], -1)
 
 
-def _norm(features: Array) -> Array:
-    return jnp.linalg.norm(_flat(features), axis=1)
-
-
-def _per_row(values: Array, features: Array) -> Array:
-    return values.reshape(-1, *[1] * (features.ndim - 1))
+def _rescale(changed: Array, features: Array) -> Array:
+    """Returns changed features [N, ...] with the norm of each original one."""
+    target, actual = (jnp.linalg.norm(_flat(x), axis=1) for x in (features, changed))
+    ratios = target / jnp.maximum(actual, 1e-12)
+    return changed * jnp.expand_dims(ratios, range(1, changed.ndim))
 
 
 def _error(images: Array, reconstructions: Array, *, options: Options) -> Array:

@@ -17,7 +17,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from arinv import data
-from arinv.data.image_files import looked_for, read_tree
+from arinv.data.image_files import list_images
 from arinv.errors import UserError, unknown
 from arinv.experiment.cache import cache_key
 from arinv.experiment.figures import fit, labeled_grid
@@ -103,8 +103,8 @@ def check(fields: ConfigDict) -> None:
         path = expanded(reference)
         if not path.exists():
             raise UserError(f"data.{which}={reference!r} does not exist; name an image file or a folder of images")
-        if path.is_dir() and not read_tree(path)[0].images():
-            raise UserError(f"folder {reference!r} holds no image; looked for {looked_for()}")
+        if path.is_dir():
+            list_images(path)  # raises where it holds none
     if fields.resize not in _RESIZE_MODES:
         raise unknown("resize", fields.resize, _RESIZE_MODES)
     for name in ("size", "max_side", "border", "num_content", "num_style"):

@@ -104,12 +104,11 @@ def load_levels(run: Run, references: Sequence[str]) -> StyleNetworks:
 
     Args:
       run: the run of the stylization.
-      references: workdirs of inverters' trainings, or "stage:NAME", in any order.
+      references: workdirs of inverters' trainings, or "stage:NAME", in any order, that `check_levels` has checked.
 
     Raises:
-      UserError: as `check_levels`, damaged checkpoints, or an inverter of a fully connected layer.
+      UserError: damaged checkpoints, or an inverter of a fully connected layer.
     """
-    check_levels([run.resolve(reference) for reference in references])
     inverters, encoders = [], {}
     for reference in references:
         inverter = run.load(reference, kind=INVERTER)

@@ -74,10 +74,8 @@ def check_inputs(run: Run) -> None:
     """
     for name in run.config.order:
         for reference in run.config.entries[name]:
-            if (planned := run.planned(reference)) is None:
-                continue
-            run.check_planned(reference, kind=INVERTER)
-            if planned.task == INVERTER:
+            planned = run.check_planned(reference, kind=INVERTER)
+            if planned is not None and planned.task == INVERTER:
                 check_has_positions(models.build(planned.encoder.name), planned.encoder.layer)
 
 

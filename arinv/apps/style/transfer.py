@@ -10,7 +10,7 @@ Source: Li et al. 2017, "Universal Style Transfer via Feature Transforms"; Rojas
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -172,7 +172,8 @@ def stylize_with(
             f"codes of styles are for {[len(code) for code in codes]} levels; the transfer has {len(levels)}"
         )
     options = {"weights": weights, "variant": variant, "method": method, "alpha": alpha, "num_labels": num_labels}
-    for i in _sequence(len(levels), order):
+    indices = range(len(levels))
+    for i in indices if order == "paper" else reversed(indices):
         features = _features(levels[i], images)
         regions = _resize_labels(labels, features)
         features = transfer(features, [code[i] for code in codes], labels=regions, **options)
@@ -184,11 +185,6 @@ def stylize_with(
             )
         images = jnp.clip(decoded, 0.0, 1.0)
     return images
-
-
-def _sequence(count: int, order: str) -> Iterator[int]:
-    """Returns the indices of the levels in their order."""
-    return iter(range(count)) if order == "paper" else reversed(range(count))
 
 
 def _check_levels(levels: Sequence[Level]) -> None:

@@ -12,7 +12,7 @@ PreActResNet); Gowal et al. 2020 and Rebuffi et al. 2021, released code (in Robu
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -63,19 +63,16 @@ class _PreActivationNet(Encoder):
     variant: str = ""
 
     image_size = 32
+    variants: ClassVar[Mapping[str, Variant]] = {}  # name -> what a subclass differs in
 
     def _stages(self) -> tuple[int, tuple[tuple[int, int], ...]]:
         """Returns the channels of the stem, and channels and blocks of each stage."""
         raise NotImplementedError
 
-    def _variants(self) -> Mapping[str, Variant]:
-        raise NotImplementedError
-
     def _variant(self) -> Variant:
-        variants = self._variants()
-        if self.variant not in variants:
-            raise unknown(f"variant of a {type(self).__name__}", self.variant, variants)
-        return variants[self.variant]
+        if self.variant not in self.variants:
+            raise unknown(f"variant of a {type(self).__name__}", self.variant, self.variants)
+        return self.variants[self.variant]
 
     @nn.compact
     def __call__(self, images: Array, *, train: bool = False) -> tuple[Array, dict[str, Array]]:
@@ -140,9 +137,7 @@ class WideResNet(_PreActivationNet):
 
     default_layer = "block3"  # of images of any multiple of 4 px
     style_layers = ("block3", "block2", "block1")
-
-    def _variants(self) -> Mapping[str, Variant]:
-        return WIDE_RESNETS
+    variants = WIDE_RESNETS
 
     def _stages(self) -> tuple[int, tuple[tuple[int, int], ...]]:
         blocks, rest = divmod(self.depth - 4, 6)
@@ -198,9 +193,7 @@ class PreActResNet(_PreActivationNet):
 
     default_layer = "block4"  # of images of any multiple of 8 px
     style_layers = ("block4", "block2", "block1")
-
-    def _variants(self) -> Mapping[str, Variant]:
-        return PREACT_RESNETS
+    variants = PREACT_RESNETS
 
     def _stages(self) -> tuple[int, tuple[tuple[int, int], ...]]:
         return self.width, tuple((self.width * 2**i, depth) for i, depth in enumerate(self.depths))

@@ -219,7 +219,35 @@ def difference(
     Returns:
       One line of text.
     """
-    return _difference(file.path, state_dict, _names(state_dict, entries), what, on_unknown)
+    names = _names(state_dict, entries)
+    missing = [entry.names[0] for entry, name in names.items() if name is None]
+    tensors = {
+        name for name, value in {**state_dict.weights, **state_dict.outside}.items() if isinstance(value, Tensor)
+    }
+    unexpected = tensors - set(names.values()) - _extras(state_dict)
+    # Tensors of a block that the network does not have are part of another network, not beside it.
+    own = {name.split(".")[0] for entry in names for name in entry.names}
+    beside = {name for name in unexpected if name in state_dict.outside or name.split(".")[0] not in own}
+    if on_unknown == "report":
+        unexpected -= beside
+    placeholders, shapes = [], []
+    for entry, name in names.items():
+        value = state_dict.weights.get(name)
+        if name is not None and not isinstance(value, Tensor):
+            placeholders.append(f"{name} ({value.name if isinstance(value, Inert) else type(value).__name__})")
+        elif name is not None and value.shape != entry.torch_shape:
+            shapes.append(f"{name} is {value.shape} in the file, {entry.torch_shape} in the network")
+    kinds = {
+        "missing in the file": missing,
+        "only in the file": sorted(unexpected),
+        "not a tensor": placeholders,
+        "other shapes": shapes,
+    }
+    parts = [f"{kind}: {abbreviate(items)}" for kind, items in kinds.items() if items]
+    if not parts:
+        return ""
+    advice = "; on_unknown=report skips these" if len(parts) == 1 and beside and beside == unexpected else ""
+    return f"{file.path} does not fit {what}; {'; '.join(parts)}{advice}"
 
 
 def _names(state_dict: StateDict, entries: Sequence[Entry]) -> dict[Entry, str | None]:
@@ -248,11 +276,10 @@ def convert(
     """
     if on_unknown not in ON_UNKNOWN:
         raise unknown("on_unknown", on_unknown, ON_UNKNOWN)
-    names = _names(state_dict, entries)
-    if text := _difference(file.path, state_dict, names, what, on_unknown):
+    if text := difference(file, state_dict, entries, what=what, on_unknown=on_unknown):
         raise UserError(text)
     flat = {}
-    for entry, name in names.items():
+    for entry, name in _names(state_dict, entries).items():
         array = file.array(state_dict.weights[name])
         if array.dtype.kind not in "fV":  # V: bfloat16
             raise UserError(f"{file.path} has {name} in {array.dtype}; expected float16, bfloat16, float32 or float64")
@@ -264,40 +291,6 @@ def convert(
             raise UserError(f"{file.path} has negative variances in {name}; take another checkpoint")
         flat[entry.path] = np.ascontiguousarray(to_ours(entry, array))
     return traverse_util.unflatten_dict(flat)
-
-
-def _difference(
-    path: pathlib.Path, state_dict: StateDict, names: Mapping[Entry, str | None], what: str, on_unknown: str
-) -> str:
-    """Returns one line on how a state dict differs from a network; empty where it fits."""
-    missing = [entry.names[0] for entry, name in names.items() if name is None]
-    tensors = {
-        name for name, value in {**state_dict.weights, **state_dict.outside}.items() if isinstance(value, Tensor)
-    }
-    unexpected = tensors - set(names.values()) - _extras(state_dict)
-    # Tensors of a block that the network does not have are part of another network, not beside it.
-    own = {name.split(".")[0] for entry in names for name in entry.names}
-    beside = {name for name in unexpected if name in state_dict.outside or name.split(".")[0] not in own}
-    if on_unknown == "report":
-        unexpected -= beside
-    placeholders, shapes = [], []
-    for entry, name in names.items():
-        value = state_dict.weights.get(name)
-        if name is not None and not isinstance(value, Tensor):
-            placeholders.append(f"{name} ({value.name if isinstance(value, Inert) else type(value).__name__})")
-        elif name is not None and value.shape != entry.torch_shape:
-            shapes.append(f"{name} is {value.shape} in the file, {entry.torch_shape} in the network")
-    kinds = {
-        "missing in the file": missing,
-        "only in the file": sorted(unexpected),
-        "not a tensor": placeholders,
-        "other shapes": shapes,
-    }
-    parts = [f"{kind}: {abbreviate(items)}" for kind, items in kinds.items() if items]
-    if not parts:
-        return ""
-    advice = "; on_unknown=report skips these" if len(parts) == 1 and beside and beside == unexpected else ""
-    return f"{path} does not fit {what}; {'; '.join(parts)}{advice}"
 
 
 def abbreviate(items: Iterable[str], *, separator: str = ", ") -> str:

@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 import arinv
 from arinv import command_line, data, models, parallel, paths
 from arinv.errors import TemporaryError, UserError
-from arinv.experiment import checkpoint, references, run_folders, workdirs
+from arinv.experiment import checkpoint, references, workdirs
 from arinv.experiment.checkpoint import Checkpoints
 from arinv.experiment.output_files import write_png
 from arinv.experiment.run import Run
@@ -285,13 +285,13 @@ def test_saved_steps_ignores_other_files(saved, tmp_path):
     (checkpoints / "notes.txt").write_text("a file")
     for name in ("00000007", "00000624", "12.orbax-checkpoint-tmp-3", "old", "-1", "1e3", "\u0661\u0662"):
         (checkpoints / name).mkdir()
-    assert run_folders.saved_steps(checkpoints) == [7]
+    assert workdirs.saved_steps(checkpoints) == [7]
     restored, position = restore(workdir, one_device_mesh())
     assert int(restored.step) == 7 and position.state == {"step": 7}
     assert checkpoint.load_description(workdir) == DESCRIPTION
     for step in (1, 2, 3):  # those that are kept are counted without the others
         save(workdir, one_device_mesh(), step=step)
-    assert run_folders.saved_steps(checkpoints) == [13, 10]
+    assert workdirs.saved_steps(checkpoints) == [13, 10]
     assert (checkpoints / "999").is_file() and (checkpoints / "00000624").is_dir()
 
 
@@ -394,4 +394,4 @@ def test_workdir_of_a_report_is_described_whatever_its_texts_are(tmp_path):
     texts = {"task": "comparison", "text": 300 * "long ", "note": "~nobody/x", "name": "a\0b"}
     (tmp_path / "report" / "config.json").write_text(json.dumps(texts))
     with pytest.raises(UserError, match="it is the workdir of the task 'comparison', which saves no checkpoints"):
-        run_folders.check_run(tmp_path / "report")
+        workdirs.check_run(tmp_path / "report")

@@ -15,7 +15,7 @@ import arinv
 from arinv import command_line, zoo
 from arinv.apps.weights import info
 from arinv.errors import UserError
-from arinv.experiment import exported, loading, run_folders, workdirs
+from arinv.experiment import exported, loading, workdirs
 from arinv.zoo import cards
 from launch import zoo as maintenance
 
@@ -88,7 +88,7 @@ def test_references_between_workdirs_name_the_entry(tmp_path):
     assert workdirs.relative(place, tmp_path) == f"zoo:{NAME}/conv1"
     assert workdirs.follow(f"zoo:{NAME}/conv1", tmp_path) == place
     assert workdirs.relative(workdirs.resolve(f"zoo:{NAME}", tmp_path), tmp_path) == f"zoo:{NAME}"
-    run_folders.check_run(workdirs.resolve(f"zoo:{NAME}", tmp_path))
+    workdirs.check_run(workdirs.resolve(f"zoo:{NAME}", tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from PIL import Image
 
 from arinv import data
 from arinv.errors import UserError
-from arinv.experiment import loading, run_folders, workdirs
+from arinv.experiment import loading, workdirs
 from arinv.experiment.report import Table
 from arinv.experiment.run import Run, open_dataset
 from configs import classifier, gan
@@ -38,7 +38,7 @@ def test_no_more_than_four_sources_are_kept(tmp_path):
 
 
 def test_results_name_unfinished_trainings_that_a_derived_run_has_loaded(tmp_path, monkeypatch):
-    (tmp_path / "encoder" / run_folders.FOLDER).mkdir(parents=True)
+    (tmp_path / "encoder" / workdirs.CHECKPOINTS).mkdir(parents=True)
     (tmp_path / "encoder" / "config.json").write_text("{}")
     monkeypatch.setattr(loading, "load", lambda *_, **__: None)
     run = Run(classifier.get_config("smoke=True"), tmp_path / "evaluation")
