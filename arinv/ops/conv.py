@@ -422,12 +422,16 @@ def _convolve_tiles(x, w, pads, outputs, num_images):
     Tiles of 4 x 4 and the kernel are transformed, and multiplied entry by entry for 2 x 2 outputs: 16 products in place
     of 36. Rounding is up to twice that of the plain form, also of outputs whose own inputs are zero.
     """
-    c_in, c_out = w.shape[2:]
     rows, columns = (-(-n // 2) for n in outputs)
-    transform = jnp.asarray([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]], w.dtype)
-    kernels = (jnp.kron(transform, transform) @ w.reshape(9, -1)).reshape(4, 4, c_in, c_out)
     sides = zip(pads, (rows, columns), x.shape[1:3], strict=True)
     around = (*((low, 2 * n + 2 - low - size, 0) for (low, _), n, size in sides), (0, 0, 0))
+
+    def transform(a, b, c):
+        return a, (a + b + c) / 2, (a - b + c) / 2, c
+
+    # The barriers keep XLA from computing a kernel that is transposed, and sums of rows, again in every sum below.
+    w = lax.optimization_barrier(w)
+    kernels = [transform(*row) for row in zip(*(transform(*column) for column in w.swapaxes(0, 1)), strict=True)]
 
     def split(x, axis, count):
         a, b, c, d = (lax.slice_in_dim(x, i, i + 2 * count - 1, 2, axis) for i in range(4))
@@ -444,7 +448,7 @@ def _convolve_tiles(x, w, pads, outputs, num_images):
         ]
         pairs = zip(*(join(*column) for column in zip(*products, strict=True)), strict=True)
         y = jnp.stack([jnp.stack(join(*row), 2) for row in pairs], 1)
-        return y.reshape(2 * rows, 2 * columns, c_out)
+        return y.reshape(2 * rows, 2 * columns, -1)
 
     y = lax.map(convolve_image, x, batch_size=num_images)
     return y[:, : outputs[0], : outputs[1]]
