@@ -7,7 +7,7 @@ import json
 import os
 import pathlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -52,6 +52,7 @@ _MAX_READ = 20_000  # larger folders are recognized by names and sizes alone
 _WINDOW = 2**16  # bytes
 # Number of windows by which an image of a folder, or a single file such as an archive, is recognized.
 _WINDOWS_OF_IMAGE, _WINDOWS_OF_FILE = 2, 4096
+_INCOMPLETE = "not complete"  # in place of the hash of a run
 _hashes: dict[tuple, str] = {}  # of the images that were hashed last, which several stages may name
 
 
@@ -141,12 +142,46 @@ def record(config: ConfigDict, workdir: pathlib.Path, *, reads_paths: bool = Fal
     Raises:
       UserError: the workdir cannot be written.
     """
-    runs = _hash_runs(config, workdir)
+    runs = _hash_runs(texts(config), workdir)
     try:
-        write_json(workdir / "inputs.json", runs | _hash_images(config, reads_paths))
+        write_json(workdir / "inputs.json", runs | _hash_images(texts(config), reads_paths))
     except OSError as error:
         raise UserError(f"workdir {workdir} cannot be written: {error.strerror}") from error
-    return _hash(json.dumps(runs, sort_keys=True).encode()) if runs else ""
+    contents = [(name.partition("=")[0], value) for name, value in runs.items()]
+    return _hash(json.dumps(contents).encode()) if runs else ""
+
+
+def moved(config: ConfigDict, workdir: pathlib.Path, *, reads_paths: bool = False) -> frozenset[str]:
+    """Returns the fields that name the inputs of the run in a workdir by other paths, as after a move.
+
+    Args:
+      config: config of the task.
+      workdir: its directory.
+      reads_paths: whether data.name is a path of images, see `Task`.
+
+    Returns:
+      Names of fields that differ from config.json, where each path that differs has the hash of inputs.json.
+    """
+    files = (workdir / "config.json", workdir / "inputs.json")
+    if not all(file.exists() for file in files):
+        return frozenset()
+    saved, hashes = (workdirs.flatten(workdirs.read_json(file)) for file in files)
+    fields = workdirs.flatten(workdirs.plain(config))
+    changed = [(name, text) for name, text in texts(config) if name in saved and saved[name] != fields[name]]
+    current = _hash_runs(changed, workdir) | _hash_images(changed, reads_paths)
+
+    def have_moved(name: str) -> bool:
+        before, now = _parts(saved[name]), _parts(fields[name])
+        pairs = [pair for pair in zip(before, now, strict=False) if pair[0] != pair[1]]
+        values = [(hashes.get(f"{name}={old}"), current.get(f"{name}={new}")) for old, new in pairs]
+        return len(before) == len(now) and all(old == new not in (None, _INCOMPLETE) for old, new in values)
+
+    return frozenset(name for name, _ in changed if have_moved(name))
+
+
+def _parts(value: str | list[str]) -> list[str]:
+    """Returns the parts of a field's value, each of which names something."""
+    return [part for text in (value if isinstance(value, list) else [value]) for part in _JOINED.split(str(text))]
 
 
 def check_unchanged(config: ConfigDict, workdir: pathlib.Path, *, reads_paths: bool = False) -> None:
@@ -168,7 +203,7 @@ def check_unchanged(config: ConfigDict, workdir: pathlib.Path, *, reads_paths: b
     is_stopped_training = not complete and any(workdirs.saved_steps(path / workdirs.CHECKPOINTS) for path in trainings)
     if not path.exists() or not (complete or is_stopped_training):
         return
-    current = _hash_runs(config, workdir, files_only=not complete) | _hash_images(config, reads_paths)
+    current = _hash_runs(texts(config), workdir, files_only=not complete) | _hash_images(texts(config), reads_paths)
     saved = workdirs.read_json(path)
     changed = [name for name, value in current.items() if saved.get(name, value) != value]
     if changed:
@@ -179,10 +214,10 @@ def check_unchanged(config: ConfigDict, workdir: pathlib.Path, *, reads_paths: b
         )
 
 
-def _hash_runs(config: ConfigDict, workdir: pathlib.Path, *, files_only: bool = False) -> dict[str, str]:
+def _hash_runs(fields: Iterable[tuple[str, str]], workdir: pathlib.Path, *, files_only: bool = False) -> dict[str, str]:
     """Returns "field=value" -> a hash of the earlier run or the file that the field of a config names."""
     hashes, own = {}, paths.canonical(workdir)
-    for name, text in texts(config):
+    for name, text in fields:
         is_file, is_run = role(name) == Role.FILE, role(name) in (Role.TRAINING, Role.RUN, Role.FOUND)
         if zoo.is_reference(text) or not (is_file or is_run and not files_only):
             continue
@@ -195,10 +230,10 @@ def _hash_runs(config: ConfigDict, workdir: pathlib.Path, *, files_only: bool = 
     return hashes
 
 
-def _hash_images(config: ConfigDict, reads_paths: bool) -> dict[str, str]:
+def _hash_images(fields: Iterable[tuple[str, str]], reads_paths: bool) -> dict[str, str]:
     """Returns "field=value" -> a hash of the images that the field of a config names."""
     hashes = {}
-    for name, text in texts(config):
+    for name, text in fields:
         for part in _JOINED.split(text):
             scheme, _, location = part.partition(":")
             is_data = scheme in _DATA and location
@@ -226,7 +261,7 @@ def texts(config: ConfigDict) -> Iterator[tuple[str, str]]:
 def _hash_of_run(place: pathlib.Path) -> str:
     if not place.is_dir():
         raise FileNotFoundError(place)
-    return _hash((place / "results.json").read_bytes()) if workdirs.is_complete(place) else "not complete"
+    return _hash((place / "results.json").read_bytes()) if workdirs.is_complete(place) else _INCOMPLETE
 
 
 def _hash_of_images(place: pathlib.Path) -> str:

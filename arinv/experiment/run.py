@@ -310,11 +310,14 @@ class Run:
     def check_workdir(self) -> None:
         """Checks that the workdir belongs to no other config and is in no folder of images that the task reads.
 
+        Inputs may have moved: paths may differ where they name the same content.
+
         Raises:
           UserError: the workdir belongs to another config, or is in a folder of images that the task reads.
         """
         references.check_outside(self.config, self.workdir, reads_paths=self.task.reads_paths)
-        workdirs.check(self.config, self.workdir, is_independent=self.task.is_independent)
+        moved = references.moved(self.config, self.workdir, reads_paths=self.task.reads_paths)
+        workdirs.check(self.config, self.workdir, is_independent=self.task.is_independent, moved=moved)
 
     def check_unchanged(self) -> None:
         """Checks that what a complete task or a stopped training has used is the same today, where it exists.

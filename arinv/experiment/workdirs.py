@@ -11,7 +11,7 @@ import json
 import os
 import pathlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import ml_collections
@@ -94,13 +94,20 @@ def follow(reference: str, workdir: pathlib.Path, *, what: str = "encoder") -> p
     )
 
 
-def check(config: ml_collections.ConfigDict, workdir: pathlib.Path, *, is_independent: bool = False) -> None:
+def check(
+    config: ml_collections.ConfigDict,
+    workdir: pathlib.Path,
+    *,
+    is_independent: bool = False,
+    moved: Collection[str] = (),
+) -> None:
     """Checks that a workdir belongs to no other config.
 
     Args:
       config: config of the task.
       workdir: its directory; nothing is written.
       is_independent: whether batch_size may change as well, see `Task`.
+      moved: fields that name the same inputs by other paths.
 
     Raises:
       UserError: naming the fields that differ.
@@ -116,7 +123,7 @@ def check(config: ml_collections.ConfigDict, workdir: pathlib.Path, *, is_indepe
     differences = [
         f"{name} (there {saved.get(name, 'missing')!r}, now {current.get(name, 'missing')!r})"
         for name in sorted(saved.keys() | current.keys())
-        if saved.get(name) != current.get(name) and not name.startswith(free)
+        if saved.get(name) != current.get(name) and not name.startswith(free) and name not in moved
     ]
     if differences:
         raise UserError(

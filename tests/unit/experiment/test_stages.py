@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import json
 import shutil
 import types
 
@@ -126,6 +127,32 @@ def test_complete_tasks_whose_inputs_have_changed_are_refused(tmp_path, capsys):
         shutil.rmtree(tmp_path / folder)
     (tmp_path / "weights.pth").unlink()
     stages.run(config, tmp_path / "second", tasks)  # what is not there any more cannot be compared
+
+
+def test_inputs_may_move_and_be_spelled_otherwise(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    tasks, sizes = _tasks("evaluate", largest=99)
+    for name in ("images", "classes/a", "classes/b"):
+        (tmp_path / name).mkdir(parents=True)
+        Image.new("RGB", (4, 4)).save(tmp_path / name / "0.png")
+    (tmp_path / "weights.pth").write_bytes(b"1")
+    _finished(tmp_path, "first", tasks)
+    (tmp_path / "first" / "checkpoints").mkdir()
+    fields = {"checkpoint": "first", "images": "images", "path": "weights.pth", "test": "photos+folder:classes"}
+    config = _finished(tmp_path, "second", tasks, **fields)
+    (tmp_path / "moved").mkdir()
+    for name in ("first", "images", "classes", "weights.pth"):
+        shutil.move(tmp_path / name, tmp_path / "moved" / name)
+    moved = {"checkpoint": str(tmp_path / "moved" / "first"), "images": "./moved/images", "path": "moved/weights.pth"}
+    config.update({**moved, "test": "photos+folder:moved/classes"})
+    stages.run(config, tmp_path / "second", tasks)
+    assert len(sizes) == 2 and "second: is complete" in capsys.readouterr().err
+    for name, value in (("images", "moved/classes"), ("test", "folder:moved/classes"), ("path", "moved/other.pth")):
+        with pytest.raises(UserError, match=f"belongs to another config: {name} \\(there "):
+            stages.run(ConfigDict({**config.to_dict(), name: value}), tmp_path / "second", tasks)
+    (tmp_path / "second" / "results.json").unlink()
+    stages.run(config, tmp_path / "second", tasks)
+    assert json.loads((tmp_path / "second" / "config.json").read_text())["images"] == "./moved/images"
 
 
 @pytest.mark.parametrize("trains", ["checkpoints", "class3/checkpoints", ""])
