@@ -206,6 +206,9 @@ def _up(geometry: _Geometry, y: Array, w: Array) -> Array:
     (s_h, s_w), (k_h, k_w) = geometry.strides, geometry.kernel
     (taps_h, m_h, first_h, pads_h), (taps_w, m_w, first_w, pads_w) = axes
     c_in, c_out = w.shape[2:]
+    num_images = _num_images_of_tiles(y, w, geometry.size) if geometry.strides == (1, 1) else 0
+    if num_images:
+        return _convolve_tiles(y, w[::-1, ::-1], (pads_h, pads_w), geometry.size, num_images, terms="hwo,io->hwi")
     # One stride-1 convolution computes the s_h * s_w phases of the result as channels ...
     w = jnp.pad(w, ((0, m_h * taps_h - k_h), (0, m_w * taps_w - k_w), (0, 0), (0, 0)))
     w = jnp.flip(w.reshape(taps_h, m_h, taps_w, m_w, c_in, c_out), (0, 2))
@@ -416,11 +419,12 @@ def _num_images_of_tiles(x, w, outputs):
     return next((n for n in range(most, most // 2, -1) if len(x) % n == 0), most)  # equal parts compile once
 
 
-def _convolve_tiles(x, w, pads, outputs, num_images):
+def _convolve_tiles(x, w, pads, outputs, num_images, *, terms="hwi,io->hwo"):
     """Returns the convolution with a 3x3 kernel by Winograd's F(2x2, 3x3), for `num_images` at a time.
 
     Tiles of 4 x 4 and the kernel are transformed, and multiplied entry by entry for 2 x 2 outputs: 16 products in place
-    of 36. Rounding is up to twice that of the plain form, also of outputs whose own inputs are zero.
+    of 36. Rounding is up to twice that of the plain form, also of outputs whose own inputs are zero. `terms` are the
+    sums over channels, from inputs or, for the transpose, from outputs.
     """
     rows, columns = (-(-n // 2) for n in outputs)
     sides = zip(pads, (rows, columns), x.shape[1:3], strict=True)
@@ -429,8 +433,6 @@ def _convolve_tiles(x, w, pads, outputs, num_images):
     def transform(a, b, c):
         return a, (a + b + c) / 2, (a - b + c) / 2, c
 
-    # The barriers keep XLA from computing a kernel that is transposed, and sums of rows, again in every sum below.
-    w = lax.optimization_barrier(w)
     kernels = [transform(*row) for row in zip(*(transform(*column) for column in w.swapaxes(0, 1)), strict=True)]
 
     def split(x, axis, count):
@@ -441,9 +443,10 @@ def _convolve_tiles(x, w, pads, outputs, num_images):
         return a + b + c, b - c - d
 
     def convolve_image(x):
+        # The barrier keeps XLA from computing the sums of rows again in every sum of columns.
         strips = lax.optimization_barrier(split(lax.pad(x, jnp.zeros((), x.dtype), around), 0, rows))
         products = [
-            [tile @ kernel for tile, kernel in zip(split(strip, 1, columns), row, strict=True)]
+            [jnp.einsum(terms, tile, kernel) for tile, kernel in zip(split(strip, 1, columns), row, strict=True)]
             for strip, row in zip(strips, kernels, strict=True)
         ]
         pairs = zip(*(join(*column) for column in zip(*products, strict=True)), strict=True)

@@ -1,5 +1,7 @@
 """Convolutions in blocks of rows and columns, and by products of positions, strips or tiles, against plain ones."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -88,6 +90,28 @@ def test_transformed_tiles_equal_lax(key, monkeypatch, batch, size, pads, channe
     assert "dot_general" in str(jaxpr) and "conv_general_dilated" not in str(jaxpr)
     plain = lax.conv_general_dilated(x, w, (1, 1), pads, dimension_numbers=LAYOUT)
     np.testing.assert_allclose(convolve(x, w, (1, 1), pads), plain, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("size, pads, channels", [
+    ((12, 12), ((1, 1), (1, 1)), (64, 96)), ((9, 13), ((0, 2), (2, 1)), (80, 64)), ((3, 4), ((0, 0), (0, 0)), (64, 64)),
+])  # fmt: skip
+def test_gradients_of_transformed_tiles_equal_lax(key, monkeypatch, size, pads, channels):
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    monkeypatch.setattr(conv, "_MIN_FLOPS_OF_TILES", 0)
+    x = jax.random.normal(key, (48, *size, channels[0]))
+    w = jax.random.normal(jax.random.fold_in(key, 1), (3, 3, *channels)) / 10
+
+    def gradients(convolution, x, w):
+        def objective(x, w):
+            return jnp.sum(convolution(x, w, (1, 1), pads, dimension_numbers=LAYOUT) ** 2) / 2
+
+        return jax.grad(objective, argnums=(0, 1))(x, w)
+
+    rewritten = functools.partial(gradients, conv.conv_general_dilated)
+    plain = gradients(lax.conv_general_dilated, x, w)
+    assert str(jax.make_jaxpr(rewritten)(x, w)).count("conv_general_dilated") == 1  # the gradient in w
+    for gradient, expected in zip(rewritten(x, w), plain, strict=True):
+        np.testing.assert_allclose(gradient, expected, rtol=1e-5, atol=2e-5 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("num_devices, dtype, batch, size, kernel, strides, channels", [
