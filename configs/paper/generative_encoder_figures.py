@@ -9,7 +9,8 @@ one generator; for each operator an autoencoder and an AEGAN are trained. scale=
 volumes at 256 px, BEGAN at 64 px, an accelerator: Figure 9 of all test images, 5 to 8 and 14 of 64, and 13, with
 Table 4, of 1,000 training images with eyeglasses, which a classifier counts; scale=small: a class of CIFAR-10 and
 volumes at 32 px, narrow networks, 64 images. Figures 5 to 10 and 13 with gan=zoo:progressive_automobile took an hour on
-two CPU cores, with one AEGAN; launch/records/README.md has the result. 12 has no recorded run.
+two CPU cores, with one AEGAN, and 12, with 400 steps in each stage of its GAN, half an hour; launch/records/README.md
+has the results.
 
 An AEGAN is a generator with an encoder of its own and one more loss term for degraded images, as the autoencoder's. Of
 the methods only the search has one generator for all operators: the paper states the same conditions for all methods,
