@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from arinv.errors import UserError
+from arinv.errors import UserError, first_line
 from arinv.types import Batch
 
 _BATCH = PartitionSpec(("data", "fsdp"))
@@ -47,16 +47,16 @@ def count_devices() -> int:
     """Returns the number of devices of all processes.
 
     Raises:
-      UserError: the platform that JAX_PLATFORMS names is unknown, or has no device.
+      UserError: the platform that JAX_PLATFORMS names is unknown or has no device, or JAX cannot initialize any.
     """
     try:
         return jax.device_count()
     except (RuntimeError, AssertionError) as error:  # JAX asserts that a known platform is installed
-        if not (platforms := jax.config.jax_platforms):
-            raise
+        platforms = f" of JAX_PLATFORMS={jax.config.jax_platforms!r}" if jax.config.jax_platforms else ""
+        advice = "or unset JAX_PLATFORMS" if platforms else "or set JAX_PLATFORMS=cpu"
         raise UserError(
-            f"JAX finds no device of JAX_PLATFORMS={platforms!r}: install JAX for that platform (in requirements.txt), "
-            "or unset JAX_PLATFORMS"
+            f"JAX finds no device{platforms} ({first_line(error, limit=200)}): install JAX for the platform (in "
+            f"requirements.txt), correct XLA_FLAGS, {advice}"
         ) from error
 
 

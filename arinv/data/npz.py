@@ -69,8 +69,8 @@ class Npz:
             raise UserError(f"{path} does not exist; give the path of a .npz file") from None
         except Exception as error:  # zip, deflate and NumPy's header parser raise many kinds of errors
             raise UserError(
-                f"{path} cannot be read as a .npz file ({type(error).__name__}: {first_line(error)}); write it with "
-                "numpy.savez"
+                f"{path} cannot be read as a .npz file ({type(error).__name__}: {first_line(error)}); write "
+                "arrays of numbers, not of objects, with numpy.savez"
             ) from None
 
     def _check(self, path: pathlib.Path) -> None:

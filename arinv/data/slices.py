@@ -23,7 +23,7 @@ import numpy as np
 
 from arinv.data import decoding, image_files
 from arinv.data.source import SourceInfo, check_index
-from arinv.errors import UserError, unknown
+from arinv.errors import UserError, first_line, unknown
 from arinv.paths import expanded
 
 AXES = ("axis 0", "axis 1", "axis 2")
@@ -228,7 +228,8 @@ def _read_file(path: pathlib.Path, modified: int) -> tuple[np.ndarray, str]:
         raise
     except Exception as error:  # zip, deflate and NumPy's header parser raise many kinds of errors
         raise UserError(
-            f"{path} cannot be read as a NumPy file ({type(error).__name__}); write it with numpy.save"
+            f"{path} cannot be read as a NumPy file ({type(error).__name__}: {first_line(error)}); write an array of "
+            "numbers, not of objects, with numpy.save"
         ) from None
     if volume.ndim == 4 and volume.shape[-1] == 1:
         volume = volume[..., 0]

@@ -1,5 +1,7 @@
 """Meshes and shardings, schedules and optimizers of training."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -36,6 +38,14 @@ def test_make_mesh_names_a_platform_without_devices(error, monkeypatch):
     monkeypatch.setattr(jax, "device_count", lambda: (_ for _ in ()).throw(error))
     with pytest.raises(UserError, match="no device of JAX_PLATFORMS='cpu'"):
         parallel.make_mesh()
+
+
+def test_count_devices_reports_flags_that_leave_none(monkeypatch):
+    error = RuntimeError("Unable to initialize backend 'cpu': INVALID_ARGUMENT")
+    monkeypatch.setattr(jax, "device_count", lambda: (_ for _ in ()).throw(error))
+    monkeypatch.setattr(jax, "config", types.SimpleNamespace(jax_platforms=None))
+    with pytest.raises(UserError, match=r"no device \(Unable .* correct XLA_FLAGS"):
+        parallel.count_devices()
 
 
 def test_check_batch_size_rejects_a_batch_that_devices_do_not_divide():
