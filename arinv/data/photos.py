@@ -172,8 +172,10 @@ def photograph_names(reference: str) -> tuple[str, ...]:
       reference: "photos", or "photos:NAME+NAME".
 
     Raises:
-      UserError: unknown name.
+      UserError: unknown name, or no text.
     """
+    if not isinstance(reference, str):
+        raise UserError(f"photographs are named by text such as 'photos' or 'photos:chelsea'; got {reference!r}")
     names = reference.removeprefix("photos").removeprefix(":").split("+")
     names = tuple(dict.fromkeys(filter(None, names))) or CLASS_NAMES
     for name in names:

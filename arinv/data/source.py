@@ -359,8 +359,10 @@ def load_arrays(source: Source, *, progress: Callable[[int, int], None] | None =
       the source is kept.
 
     Raises:
-      UserError: an image that cannot be decoded.
+      UserError: not a source, or an image that cannot be decoded.
     """
+    if not isinstance(source, Source):
+        raise UserError(f"examples must be a source, of open_source; got {type(source).__name__}")
     with _guard:
         lock = _locks.setdefault(source, threading.Lock())
     with lock:

@@ -221,7 +221,7 @@ def build_generator(
     Raises:
       UserError: unknown encoder, layer or variant.
     """
-    options = encoder_options or {}
+    options = _checked_options(encoder_options)
     spec = feature_spec(encoder, layer, **options)
     spec, planned = (dataclasses.replace(spec, is_vector=True), "fc6") if latent else (spec, layer)
     variants = {v for e, name, v in PAPER_PLANS if (e, name) == (encoder, planned)} | {"default", "mirror", "nearest"}
@@ -239,6 +239,12 @@ def build_generator(
         image_size=image_size if plan.fit else 0,
         dtype=dtype,
     )
+
+
+def _checked_options(options: dict | None) -> dict:
+    if not isinstance(options, Mapping | None):
+        raise UserError(f"encoder_options must be options of build by name, such as {{'width': 16}}; got {options!r}")
+    return dict(options or {})
 
 
 def build_denoiser(
@@ -269,7 +275,7 @@ def build_denoiser(
     known = [name for name, row in ENCODERS.items() if row.wavelet]
     if encoder not in known:
         raise unknown("encoder of a denoiser", encoder, known)
-    module = build(encoder, dtype=dtype, **(encoder_options or {}))
+    module = build(encoder, dtype=dtype, **_checked_options(encoder_options))
     plans = ENCODERS[encoder].wavelet(module)
     if variant not in plans.decoders:
         raise unknown("variant of the denoiser's decoder", variant, plans.decoders)

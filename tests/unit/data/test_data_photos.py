@@ -129,3 +129,10 @@ def test_open_photographs_returns_whole_images_up_to_a_side(tmp_path, monkeypatc
     (tmp_path / "photos").mkdir()
     monkeypatch.chdir(tmp_path)
     assert not data.is_photographs("photos")  # a folder of the user
+
+
+def test_sources_and_photographs_of_other_types_are_refused_in_one_line():
+    with pytest.raises(UserError, match="must be a source, of open_source; got str"):
+        data.load_arrays("photos")
+    with pytest.raises(UserError, match="named by text .* got None"):
+        data.open_photographs(None)

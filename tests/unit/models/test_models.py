@@ -355,3 +355,15 @@ def test_networks_without_variables_are_refused():
     generator = models.build_generator("alexnet_small", "conv5")
     with pytest.raises(UserError, match="do not fit the weights"):
         generator.apply({}, jnp.zeros((1, 2, 2, 64)))
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda options: models.build_generator("alexnet_small", "conv5", **options),
+        lambda options: models.build_denoiser(**options),
+    ],
+)
+def test_encoder_options_are_given_by_name(build):
+    with pytest.raises(UserError, match="encoder_options must be options of build by name"):
+        build({"encoder_options": [4]})
