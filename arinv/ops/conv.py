@@ -1,8 +1,8 @@
 """Convolution and transposed convolution in the forms that XLA runs fast.
 
-Every function returns the same as its plain XLA form, for the same weights. On a CPU it uses operations that XLA has
-fast kernels for, forward and backward, also inside loops, where plain gradients are several times slower than outside.
-Other platforms use the plain forms. `set_rewrites` overrides the choice.
+Every function returns the same as its plain XLA form up to rounding, for the same weights. On a CPU it uses operations
+that XLA has fast kernels for, forward and backward, also inside loops, where plain gradients are several times slower
+than outside. Other platforms use the plain forms. `set_rewrites` overrides the choice.
 
 Layout: features [B, H, W, C], kernels [kh, kw, in, out]; any value range.
 
