@@ -20,7 +20,7 @@ from arinv.attacks.objectives import cross_entropy, misclassified
 from arinv.attacks.rows import Rows, first_success, prepare, select
 from arinv.errors import UserError
 from arinv.ops import loops, norms
-from arinv.ops.inputs import as_array, as_radius, check_count, check_number, is_concrete
+from arinv.ops.inputs import as_array, as_radius, check_callable, check_count, check_number, is_concrete
 from arinv.ops.keys import single_key
 from arinv.types import Array, ArrayLike, LogitsFn
 
@@ -86,7 +86,10 @@ def pgd(
     key = single_key(key) if random_start else None
     rows = prepare(logits_fn, images, labels, eps=eps, norm=norm, targets=targets)
     images, goals = rows.images, rows.labels if targets is None else rows.targets
-    losses_fn = _objective(rows, loss_fn or cross_entropy, goals, 1.0 if targets is None else -1.0)
+    if loss_fn is None:
+        loss_fn = cross_entropy
+    check_callable(loss_fn, "loss_fn", of="logits and labels")
+    losses_fn = _objective(rows, loss_fn, goals, 1.0 if targets is None else -1.0)
 
     def attack(restart):
         start = images
@@ -201,6 +204,7 @@ def projected_ascent(
 
     Source: Madry et al. 2018, section 2.1.
     """
+    check_callable(losses_fn, "losses_fn", of="images [B, H, W, C]")
     if step_size is None:
         step_size = default_step_size(jnp.asarray(eps, jnp.float32), num_steps=num_steps)
     step_size = norms.per_example(step_size, images.shape, "step_size")

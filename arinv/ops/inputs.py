@@ -233,8 +233,7 @@ def call(function: Callable[[Array], Any], images: Array, name: str, *, of: str 
     Raises:
       UserError: not callable, or a function that needs the values of its images, as those of NumPy do.
     """
-    if not callable(function):
-        raise UserError(f"{name} must be a function of {of}; got {type(function).__name__}")
+    check_callable(function, name, of=of)
     try:
         return function(images)
     except (jax.errors.TracerArrayConversionError, jax.errors.ConcretizationTypeError) as error:
@@ -289,8 +288,7 @@ def checked_logits_fn(logits_fn: LogitsFn, *, batch_size: int, **classes: ArrayL
     Raises:
       UserError: not callable; when called, as `call`, `as_logits` and `as_labels`.
     """
-    if not callable(logits_fn):
-        raise UserError(f"logits_fn must be a function from images to logits [B, K]; got {type(logits_fn).__name__}")
+    check_callable(logits_fn, "logits_fn", of="images [B, H, W, C]")
 
     def checked(images):
         logits = as_logits(
@@ -485,18 +483,26 @@ def as_floats(values: ArrayLike, name: str) -> Array:
     return jnp.asarray(as_array(values, name), jnp.float32)
 
 
-def check_callable(function: Any, name: str) -> None:
+def check_callable(function: Any, name: str, *, of: str = "") -> None:
     """Checks that an argument is a function.
 
     Args:
       function: the argument.
       name: its name in errors.
+      of: description of the function's argument in errors; empty for none.
 
     Raises:
-      UserError: it cannot be called.
+      UserError: it cannot be called, or it is a module without its variables.
     """
-    if not callable(function):
-        raise UserError(f"{name} must be a function; got {type(function).__name__}")
+    has_variables_apart = hasattr(function, "init") and hasattr(function, "apply")  # Flax's modules can be called
+    if callable(function) and not (has_variables_apart and getattr(function, "scope", None) is None):
+        return
+    hint = ""
+    if has_variables_apart:
+        hint = ": take `lambda x: module.apply(variables, x)`"
+    elif hasattr(type(function), name):  # a trained network
+        hint = f": take its {name}"
+    raise UserError(f"{name} must be a function{of and f' of {of}'}; got {type(function).__name__}{hint}")
 
 
 def keyword_options(function: Callable) -> dict[str, Any]:

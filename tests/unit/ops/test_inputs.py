@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import arinv
-from arinv import attacks, metrics
+from arinv import attacks, metrics, models
 from arinv.apps import denoising, restoration
 from arinv.errors import RadiusWarning, UserError
 from arinv.ops import inputs
@@ -149,6 +149,23 @@ def test_functions_that_jax_cannot_trace_are_named():
             jax.jit(inputs.checked_logits_fn(function, batch_size=2))(images)
     with pytest.raises(UserError, match="^features_fn must be a function of images .*got NoneType"):
         inputs.layer_features(None, images, ("a",))
+
+
+def test_modules_without_their_variables_are_no_functions():
+    module = models.build("alexnet_small", width=4)
+    images = jnp.zeros((2, 32, 32, 3))
+    with pytest.raises(
+        UserError, match=r"^logits_fn must be a function .*; got AlexNetSmall: take .*apply\(variables, x"
+    ):
+        inputs.call(module, images, "logits_fn")
+    bound = module.bind(jax.eval_shape(module.init, jax.random.key(0), images))
+    inputs.check_callable(bound, "logits_fn")
+
+
+def test_check_callable_names_the_function_of_a_trained_network():
+    network = arinv.Trained("classifier", None, {}, {})
+    with pytest.raises(UserError, match="^features_fn must be a function; got Trained: take its features_fn$"):
+        inputs.check_callable(network, "features_fn")
 
 
 @pytest.mark.parametrize("values", (["a"], [[1], [1, 2]], [1j], None, np.array(["1"])))
