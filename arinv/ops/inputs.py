@@ -302,6 +302,20 @@ def checked_logits_fn(logits_fn: LogitsFn, *, batch_size: int, **classes: ArrayL
     return checked
 
 
+def check_layers(layers: Any) -> None:
+    """Checks that names of layers are several, and not one.
+
+    Args:
+      layers: names of features.
+
+    Raises:
+      UserError: one name, or nothing with a length.
+    """
+    if isinstance(layers, str) or not hasattr(layers, "__len__"):
+        name = layers if isinstance(layers, str) else "conv5"
+        raise UserError(f'layers must be names in a tuple, such as ("{name}",); got {layers!r}')
+
+
 def layer_features(features_fn: FeaturesFn, images: ArrayLike, layers: Sequence[str]) -> list[Array]:
     """Returns some of the named features of images.
 
@@ -324,7 +338,7 @@ def layer_features(features_fn: FeaturesFn, images: ArrayLike, layers: Sequence[
             hint = ": where the model returns (logits, features), take `lambda x: model(x)[1]`"
         raise UserError(f"features_fn must return named features, {{name: [B, ...]}}; got a {kind}{hint}")
     for layer in layers:
-        if layer not in features:
+        if not isinstance(layer, str) or layer not in features:
             raise unknown("layer", layer, features)
         shape = jnp.shape(features[layer])
         if len(shape) < 2 or shape[0] != images.shape[0]:

@@ -270,6 +270,8 @@ def _check_options(variant: str, method: str, labels: ArrayLike | None, num_labe
 
 def _check_mixture(weights: Sequence[float], alpha: float, num_styles: int) -> None:
     check_number(alpha, "alpha", minimum=0.0, maximum=1.0)
+    if not hasattr(weights, "__len__"):
+        raise UserError(f"weights of styles must be a tuple, such as (0.5, 0.5); got {weights!r}")
     if not num_styles or len(weights) != num_styles:
         raise UserError(f"{num_styles} styles need as many weights; got {len(weights)}")
     for weight in weights:
