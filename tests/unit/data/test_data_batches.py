@@ -275,6 +275,9 @@ def test_train_batches_reject_impossible_sizes():
         data.train_batches(Counting(8), batch_size=4, seed=-1)
     with pytest.raises(UserError, match="num_workers must be -1 .*; got -2"):
         data.train_batches(Counting(8), batch_size=4, seed=0, num_workers=-2)
+    for num_workers in (None, "4", 1.5):
+        with pytest.raises(UserError, match=f"num_workers must be -1 .*; got {num_workers!r}"):
+            data.train_batches(Counting(8), batch_size=4, seed=0, num_workers=num_workers)
 
 
 @settings(max_examples=25, deadline=None)
