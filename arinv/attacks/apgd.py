@@ -20,7 +20,7 @@ from arinv.attacks.rows import Rows, column, first_success, prepare, select, uni
 from arinv.errors import UserError, unknown
 from arinv.ops import loops, norms
 from arinv.ops.channels import flatten_rows
-from arinv.ops.inputs import as_images, check_count
+from arinv.ops.inputs import as_images, check_count, check_flag
 from arinv.ops.keys import fold_in, row_keys
 from arinv.ops.norms import project_l1_ball
 from arinv.types import Array, ArrayLike, LogitsFn
@@ -74,12 +74,13 @@ def apgd(
     Raises:
       UserError: invalid inputs as for `attacks.rows.prepare` (images outside [0, 1], labels that the model does not
         have, a model that does not return [B, K]), an unknown loss, too few classes for it, targets without a targeted
-        loss and vice versa, or `init` of another shape.
+        loss and vice versa, `init` of another shape, or flags that are neither true nor false.
 
     Source: Croce & Hein 2020 (AutoAttack), algorithm 1; Croce & Hein 2021, algorithm 1 and section 4.2.
     """
     rows = prepare(logits_fn, images, labels, eps=eps, norm=norm, targets=targets)
     _check_options(norm, loss, num_steps, targets, large_radii)
+    check_flag(return_losses, "return_losses")
     eps, evaluate = rows.eps, _evaluation(loss, rows)
     first = None if init is None else _first_start(init, rows.images, eps * RADII[0][0] if large_radii else eps, norm)
     keys = row_keys(key, batch_size=rows.images.shape[0])
@@ -361,5 +362,5 @@ def _check_options(norm: str, loss: str, num_steps: int, targets, large_radii: b
     if (targets is not None) != (loss == "dlr_targeted"):
         use = "without targets" if targets is None else "with targets"
         raise UserError(f'loss "{loss}" {use}: targets go with "dlr_targeted", and only with it')
-    if large_radii and norm != "l1":
+    if check_flag(large_radii, "large_radii") and norm != "l1":
         raise UserError(f'large_radii is for norm "l1"; got "{norm}"')

@@ -20,7 +20,7 @@ from arinv.attacks.objectives import cross_entropy, misclassified
 from arinv.attacks.rows import Rows, first_success, prepare, select
 from arinv.errors import UserError
 from arinv.ops import loops, norms
-from arinv.ops.inputs import as_array, as_radius, check_count, check_number, is_concrete
+from arinv.ops.inputs import as_array, as_radius, check_callable, check_count, check_flag, check_number, is_concrete
 from arinv.ops.keys import single_key
 from arinv.types import Array, ArrayLike, LogitsFn
 
@@ -76,17 +76,23 @@ def pgd(
     Raises:
       UserError: invalid inputs as for `attacks.rows.prepare` (images outside [0, 1], labels that the model does not
         have, a model that does not return [B, K]), a negative step size (where its value is concrete), a loss that is
-        not one number per example, or restarts without `random_start`.
+        no function or not one number per example, restarts without `random_start`, or flags that are neither true nor
+        false.
 
     Source: Madry et al. 2018, section 2.1; step size as recommended by Engstrom et al. 2019.
     """
     check_count(num_steps, "num_steps")
-    if check_count(num_restarts, "num_restarts") > 1 and not random_start:
+    check_flag(use_best, "use_best")
+    num_restarts = check_count(num_restarts, "num_restarts")
+    if not check_flag(random_start, "random_start") and num_restarts > 1:
         raise UserError(f"num_restarts={num_restarts} needs random_start=True, or every start is the same")
     key = single_key(key) if random_start else None
     rows = prepare(logits_fn, images, labels, eps=eps, norm=norm, targets=targets)
     images, goals = rows.images, rows.labels if targets is None else rows.targets
-    losses_fn = _objective(rows, loss_fn or cross_entropy, goals, 1.0 if targets is None else -1.0)
+    if loss_fn is None:
+        loss_fn = cross_entropy
+    check_callable(loss_fn, "loss_fn", of="logits and labels")
+    losses_fn = _objective(rows, loss_fn, goals, 1.0 if targets is None else -1.0)
 
     def attack(restart):
         start = images
@@ -137,10 +143,12 @@ def fgsm(
       float32 [B, H, W, C] in [0, 1], as a constant: no gradient flows through the attack.
 
     Raises:
-      UserError: invalid inputs as for `attacks.rows.prepare`, or a negative step or noise where values are concrete.
+      UserError: invalid inputs as for `attacks.rows.prepare`, `project` that is neither true nor false, or a negative
+        step or noise where values are concrete.
 
     Source: Wong et al. 2020, algorithm 3; de Jorge et al. 2022, algorithm 1, but clipped to [0, 1].
     """
+    check_flag(project, "project")
     rows = prepare(logits_fn, images, labels, eps=eps, norm=norm)
     images = rows.images
     step_size = rows.eps if step_size is None else as_radius(step_size, batch_size=len(images), name="step_size")
@@ -201,6 +209,7 @@ def projected_ascent(
 
     Source: Madry et al. 2018, section 2.1.
     """
+    check_callable(losses_fn, "losses_fn", of="images [B, H, W, C]")
     if step_size is None:
         step_size = default_step_size(jnp.asarray(eps, jnp.float32), num_steps=num_steps)
     step_size = norms.per_example(step_size, images.shape, "step_size")

@@ -22,7 +22,7 @@ from arinv.data.cores import count_workers, num_cores
 from arinv.data.decoding import crop_options, random_resized_crop
 from arinv.data.source import Arrays, Originals, Source, estimate_bytes, load_arrays, pixels
 from arinv.errors import UserError
-from arinv.ops.inputs import check_count
+from arinv.ops.inputs import as_array, check_count, on_host
 
 Batch = dict[str, np.ndarray]
 
@@ -230,8 +230,8 @@ def train_batches(
       Iterator with `get_state`, `set_state` and `steps_per_epoch`; see `TrainBatches`.
 
     Raises:
-      UserError: neither a source nor arrays, fewer examples than one batch, a batch_size below 1, rows outside the
-        batch, or num_workers below -1.
+      UserError: neither a source nor arrays, fewer examples than one batch, a batch_size below 1, rows that are
+        not whole numbers in the batch, or num_workers below -1.
     """
     arrays = _checked_arrays(source)
     num_examples = len(arrays["label"]) if arrays is not None else len(source)
@@ -443,7 +443,7 @@ def eval_batches(
       images, label -1 and mask 0.
 
     Raises:
-      UserError: neither a source nor arrays, a batch_size below 1, or rows outside the batch.
+      UserError: neither a source nor arrays, a batch_size below 1, or rows that are not whole numbers in the batch.
     """
     rows = _rows(batch_size, rows)
     if _checked_arrays(source) is None and (in_memory or (in_memory is None and _fits_in_memory(source))):
@@ -459,8 +459,12 @@ def _fits_in_memory(source: Source) -> bool:
 def _rows(batch_size: int, rows: np.ndarray | None) -> np.ndarray:
     """Returns the rows of a global batch that belong to this process."""
     check_count(batch_size, "batch_size")
-    rows = np.arange(batch_size) if rows is None else np.asarray(rows, np.int64)
-    if len(rows) and not 0 <= rows.min() <= rows.max() < batch_size:
+    rows = np.arange(batch_size) if rows is None else on_host(as_array(rows, "rows"), "rows")
+    if rows.ndim != 1 or (rows.size and not np.issubdtype(rows.dtype, np.integer)):
+        hint = ": take numpy.flatnonzero of a mask" if rows.dtype == bool else ""
+        raise UserError(f"rows must be whole numbers [b]; got {rows.dtype} of shape {rows.shape}{hint}")
+    rows = rows.astype(np.int64)
+    if rows.size and not 0 <= rows.min() <= rows.max() < batch_size:
         raise UserError(f"rows must be 0 to {batch_size - 1}, those of a batch; got {rows.min()} to {rows.max()}")
     return rows
 

@@ -26,10 +26,10 @@ def count_workers(num_workers: int, cores: int) -> int:
       The number, 0 or more.
 
     Raises:
-      UserError: num_workers below -1.
+      UserError: num_workers that is not a whole number of -1 or more.
     """
-    if num_workers < BY_CORES:
-        raise UserError(f"num_workers must be -1 (by the number of cores), 0 (threads) or more; got {num_workers}")
+    if not isinstance(num_workers, int) or num_workers < BY_CORES:
+        raise UserError(f"num_workers must be -1 (by the number of cores), 0 (threads) or more; got {num_workers!r}")
     if num_workers != BY_CORES:
         return num_workers
     return 0 if cores <= _THREADED else cores // 2

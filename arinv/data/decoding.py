@@ -213,11 +213,11 @@ def _deep_grey_to_rgb(image: Image.Image, name: str) -> Image.Image:
     return Image.fromarray(grey).convert("RGB")
 
 
-def _check_u8(image: np.ndarray) -> None:
+def _check_u8(image: np.ndarray, *, grey: bool = True) -> None:
     is_u8 = isinstance(image, np.ndarray) and image.dtype == np.uint8 and 0 not in image.shape
-    if not is_u8 or not (image.ndim == 2 or image.ndim == 3 and image.shape[-1] == 3):
+    if not is_u8 or not (image.ndim == 3 and image.shape[-1] == 3 or grey and image.ndim == 2):
         kind = f"{image.dtype} {image.shape}" if hasattr(image, "dtype") else type(image).__name__
-        raise UserError(f"an image must be uint8 [H, W, 3] or [H, W] in 0..255; got {kind}")
+        raise UserError(f"an image must be uint8 [H, W, 3]{' or [H, W]' if grey else ''} in 0..255; got {kind}")
 
 
 def resize_u8(image: np.ndarray, size: int, mode: str = "squash") -> np.ndarray:
@@ -341,7 +341,11 @@ def to_grey(image: np.ndarray) -> np.ndarray:
 
     Returns:
       uint8 [H, W].
+
+    Raises:
+      UserError: not an image of uint8 with three channels.
     """
+    _check_u8(image, grey=False)
     return np.rint(image.astype(np.float32) @ np.array(REC_601, np.float32)).astype(np.uint8)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from arinv.data import decoding, folder, npz, photos, slices, tfds
 from arinv.data.source import Published, Recolored, Renumbered, Source, SourceInfo, Subset, class_labels
 from arinv.errors import UserError, unknown
-from arinv.ops.inputs import check_count
+from arinv.ops.inputs import check_count, check_flag
 from arinv.paths import expanded
 
 LARGEST_SIDE = 2**16  # of images, in pixels
@@ -243,6 +243,7 @@ def open_source(
     """
     if check_count(image_size, "image_size") > LARGEST_SIDE:
         raise UserError(f"image_size must be 1 to {LARGEST_SIDE} px; got {image_size}")
+    check_flag(renumber, "renumber")
     if num_examples is not None:  # all
         check_count(num_examples, "num_examples")
     if channels not in (0, 1, 3):

@@ -142,11 +142,12 @@ def margin_loss(logits: ArrayLike, labels: ArrayLike, *, confidence: float = 50.
       float32 [B], at most 0.
 
     Raises:
-      UserError: logits that are not [B, K] with K of 2 or more, or labels that are not one integer per row in 0..K-1
-        (if concrete).
+      UserError: logits that are not [B, K] with K of 2 or more, labels that are not one integer per row in 0..K-1 (if
+        concrete), or a confidence that is not a finite number.
 
     Source: Carlini & Wagner 2017, eq. 8, as in the released code of Zhang et al. 2021.
     """
+    check_number(confidence, "confidence")
     logits = as_logits(logits, minimum=2)
     labels = as_labels(labels, batch_size=logits.shape[0], num_classes=logits.shape[1])
     real = labels >= 0

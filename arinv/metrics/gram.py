@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from arinv.errors import UserError, unknown
-from arinv.ops.inputs import as_images, layer_features, without_infinity
+from arinv.ops.inputs import as_images, check_layers, layer_features, without_infinity
 from arinv.types import Array, ArrayLike, FeaturesFn
 
 GRAM_LAYERS = ("conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv5_1")  # of VGG-19
@@ -95,7 +95,8 @@ def gram_statistics(
     Raises:
       UserError: images outside [0, 1], no layer, or one that is not among the features or not spatial.
     """
-    if not layers:
+    check_layers(layers)
+    if not len(layers):
         raise UserError("the Gram loss needs at least one layer; GRAM_LAYERS has those of VGG-19")
     with jax.default_matmul_precision("highest"):  # a GPU's TF32 would show in the third digit
         features = layer_features(features_fn, as_images(images, finite=False), layers)

@@ -16,7 +16,7 @@ import numpy as np
 
 from arinv.errors import UserError
 from arinv.ops import norms
-from arinv.ops.inputs import as_finite, as_image_pair, is_concrete, layer_features
+from arinv.ops.inputs import as_finite, as_image_pair, check_layers, is_concrete, layer_features
 from arinv.types import Array, ArrayLike, FeaturesFn
 
 # The features of version 0.1, named as in our encoders "alexnet" and "vgg16": all after their ReLU.
@@ -67,12 +67,14 @@ def lpips(
       float32 [B]; 0 for equal images, lower is better. Without heads at most 4 per layer, 2 after a ReLU.
 
     Raises:
-      UserError: different shapes, images outside [0, 1], no layer, one that is not among the features, or heads of
-        other sizes than the layers, or with weights that are negative or not finite.
+      UserError: different shapes, images outside [0, 1], no layer, a name in place of a tuple of names, one that is
+        not among the features, or heads of other sizes than the layers, or with weights that are negative or not
+        finite.
 
     Source: Zhang et al. 2018, eq. (1).
     """
     reconstructions, images = as_image_pair(reconstructions, images)
+    check_layers(layers)
     if not len(layers):
         raise UserError("LPIPS needs at least one layer; LPIPS_LAYERS has those of the published networks")
     if heads is not None and len(heads) != len(layers):

@@ -9,9 +9,11 @@ collection "spectral". Encoders, autoencoders and BEGAN have Flax's convolutions
 Source: Miyato et al. 2018, algorithm 1; initialization of Rojas-Gomez et al. 2022, released code.
 """
 
+import ast
 import math
+import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.errors
 import flax.linen as nn
@@ -24,12 +26,36 @@ from arinv.ops.channels import add_bias, normalize_batch
 from arinv.ops.conv import use_rewrites
 from arinv.types import Array, Variables
 
-# Errors of Flax for variables that do not fit the inputs, or are missing.
-_MISFITS = (
-    flax.errors.ScopeParamShapeError,
-    flax.errors.ScopeParamNotFoundError,
-    flax.errors.ScopeCollectionNotFound,
-)
+# Errors of Flax for parameters that do not fit the inputs.
+_MISFITS = (flax.errors.ScopeParamShapeError, flax.errors.ScopeParamNotFoundError)
+
+
+class Misfit(NamedTuple):
+    """A parameter that is missing, or of another shape than its network needs.
+
+    Attributes:
+      text: its name, and both shapes.
+      needed: the shape in the network, for the inputs; empty where it is missing.
+      given: its shape in the variables.
+    """
+
+    text: str
+    needed: tuple[int, ...] = ()
+    given: tuple[int, ...] = ()
+
+
+def _misfit(error: flax.errors.FlaxError) -> Misfit:
+    """Returns the parameter that an error of Flax names."""
+    text = _flax_text(error)
+    names, shapes = re.findall(r'"(.*?)"', text), re.findall(r"\(.*?\)", text)
+    if len(names) != 2 or len(shapes) != 2:  # missing, or the text of another version of Flax
+        return Misfit(text)
+    needed, given = map(ast.literal_eval, shapes)
+    return Misfit(f"{names[1].strip('/')}/{names[0]} has shape {given}, not {needed}", needed, given)
+
+
+def _flax_text(error: flax.errors.FlaxError) -> str:
+    return str(error).split(" (http")[0].rstrip(".")
 
 
 class ShapeChecked(nn.Module):
@@ -45,20 +71,25 @@ class ShapeChecked(nn.Module):
           **options: other arguments of `nn.Module.apply`.
 
         Raises:
-          UserError: inputs of a shape that does not fit the weights.
+          UserError: inputs of a shape that does not fit the weights, or variables of another network.
         """
         try:
             return super().apply(variables, *inputs, **options)
         except _MISFITS as error:
-            raise UserError(self.shape_error(*inputs)) from error
+            raise UserError(self.shape_error(_misfit(error), *inputs)) from error
+        except flax.errors.ScopeCollectionNotFound as error:
+            raise UserError(
+                f"the variables are not those of this {type(self).__name__}; pass them as its `init` returns them, "
+                f'{{"params": ...}}, and not the parameters alone: {_flax_text(error)}'
+            ) from error
 
     @nn.nowrap
-    def shape_error(self, *inputs: Any) -> str:
-        """Returns what does not fit, given the inputs of `apply`."""
+    def shape_error(self, misfit: Misfit, *inputs: Any) -> str:
+        """Returns what does not fit, given the first parameter that does not and the inputs of `apply`."""
         shapes = ", ".join(str(jnp.shape(x)) for x in inputs if hasattr(x, "shape"))
         return (
             f"inputs of shape {shapes} do not fit the weights of this {type(self).__name__}, which are for another "
-            "input shape or width"
+            f"input shape or width: {misfit.text}"
         )
 
 

@@ -219,8 +219,10 @@ def build_generator(
       A module: features [B, ...] -> images [B, H, W, 3] in [0, 1].
 
     Raises:
-      UserError: unknown encoder, layer or variant.
+      UserError: unknown encoder, layer or variant, or flags that are neither true nor false.
     """
+    check_flag(spectral_norm, "spectral_norm")
+    check_flag(latent, "latent")
     options = _checked_options(encoder_options)
     spec = feature_spec(encoder, layer, **options)
     spec, planned = (dataclasses.replace(spec, is_vector=True), "fc6") if latent else (spec, layer)
@@ -270,8 +272,10 @@ def build_denoiser(
       A `Denoiser`, two Flax modules.
 
     Raises:
-      UserError: unknown encoder, variant or side, or a side of a decoder that does not pad.
+      UserError: unknown encoder, variant or side, a side of a decoder that does not pad, or `spectral_norm` that is
+        neither true nor false.
     """
+    check_flag(spectral_norm, "spectral_norm")
     known = [name for name, row in ENCODERS.items() if row.wavelet]
     if encoder not in known:
         raise unknown("encoder of a denoiser", encoder, known)

@@ -233,8 +233,7 @@ def call(function: Callable[[Array], Any], images: Array, name: str, *, of: str 
     Raises:
       UserError: not callable, or a function that needs the values of its images, as those of NumPy do.
     """
-    if not callable(function):
-        raise UserError(f"{name} must be a function of {of}; got {type(function).__name__}")
+    check_callable(function, name, of=of)
     try:
         return function(images)
     except (jax.errors.TracerArrayConversionError, jax.errors.ConcretizationTypeError) as error:
@@ -289,8 +288,7 @@ def checked_logits_fn(logits_fn: LogitsFn, *, batch_size: int, **classes: ArrayL
     Raises:
       UserError: not callable; when called, as `call`, `as_logits` and `as_labels`.
     """
-    if not callable(logits_fn):
-        raise UserError(f"logits_fn must be a function from images to logits [B, K]; got {type(logits_fn).__name__}")
+    check_callable(logits_fn, "logits_fn", of="images [B, H, W, C]")
 
     def checked(images):
         logits = as_logits(
@@ -302,6 +300,20 @@ def checked_logits_fn(logits_fn: LogitsFn, *, batch_size: int, **classes: ArrayL
         return logits
 
     return checked
+
+
+def check_layers(layers: Any) -> None:
+    """Checks that names of layers are several, and not one.
+
+    Args:
+      layers: names of features.
+
+    Raises:
+      UserError: one name, or nothing with a length.
+    """
+    if isinstance(layers, str) or not hasattr(layers, "__len__"):
+        name = layers if isinstance(layers, str) else "conv5"
+        raise UserError(f'layers must be names in a tuple, such as ("{name}",); got {layers!r}')
 
 
 def layer_features(features_fn: FeaturesFn, images: ArrayLike, layers: Sequence[str]) -> list[Array]:
@@ -326,7 +338,7 @@ def layer_features(features_fn: FeaturesFn, images: ArrayLike, layers: Sequence[
             hint = ": where the model returns (logits, features), take `lambda x: model(x)[1]`"
         raise UserError(f"features_fn must return named features, {{name: [B, ...]}}; got a {kind}{hint}")
     for layer in layers:
-        if layer not in features:
+        if not isinstance(layer, str) or layer not in features:
             raise unknown("layer", layer, features)
         shape = jnp.shape(features[layer])
         if len(shape) < 2 or shape[0] != images.shape[0]:
@@ -485,18 +497,26 @@ def as_floats(values: ArrayLike, name: str) -> Array:
     return jnp.asarray(as_array(values, name), jnp.float32)
 
 
-def check_callable(function: Any, name: str) -> None:
+def check_callable(function: Any, name: str, *, of: str = "") -> None:
     """Checks that an argument is a function.
 
     Args:
       function: the argument.
       name: its name in errors.
+      of: description of the function's argument in errors; empty for none.
 
     Raises:
-      UserError: it cannot be called.
+      UserError: it cannot be called, or it is a module without its variables.
     """
-    if not callable(function):
-        raise UserError(f"{name} must be a function; got {type(function).__name__}")
+    has_variables_apart = hasattr(function, "init") and hasattr(function, "apply")  # Flax's modules can be called
+    if callable(function) and not (has_variables_apart and getattr(function, "scope", None) is None):
+        return
+    hint = ""
+    if has_variables_apart:
+        hint = ": take `lambda x: module.apply(variables, x)`"
+    elif hasattr(type(function), name):  # a trained network
+        hint = f": take its {name}"
+    raise UserError(f"{name} must be a function{of and f' of {of}'}; got {type(function).__name__}{hint}")
 
 
 def keyword_options(function: Callable) -> dict[str, Any]:

@@ -30,7 +30,7 @@ import numpy as np
 
 from arinv.errors import UserError, unknown
 from arinv.ops.colors import grey_values
-from arinv.ops.inputs import as_floats, as_image_pair, as_images, check_number, is_concrete
+from arinv.ops.inputs import as_floats, as_image_pair, as_images, check_count, check_number, is_concrete
 from arinv.ops.linalg import ValueFunction, inverse_near_identity, matrix_function, sqrt_and_inverse_sqrt
 from arinv.types import Array, ArrayLike
 
@@ -264,12 +264,14 @@ def _check_options(variant: str, method: str, labels: ArrayLike | None, num_labe
         raise unknown("WCT variant", variant, VARIANTS)
     if method not in METHODS:
         raise unknown("method for matrix roots", method, METHODS)
-    if bool(num_labels) != (labels is not None):
+    if bool(check_count(num_labels, "num_labels", minimum=0)) != (labels is not None):
         raise UserError("labels and num_labels must be passed together")
 
 
 def _check_mixture(weights: Sequence[float], alpha: float, num_styles: int) -> None:
     check_number(alpha, "alpha", minimum=0.0, maximum=1.0)
+    if not hasattr(weights, "__len__"):
+        raise UserError(f"weights of styles must be a tuple, such as (0.5, 0.5); got {weights!r}")
     if not num_styles or len(weights) != num_styles:
         raise UserError(f"{num_styles} styles need as many weights; got {len(weights)}")
     for weight in weights:

@@ -33,6 +33,7 @@ from arinv.ops.inputs import (
     as_images,
     as_indices,
     check_count,
+    check_flag,
     check_number,
     check_shape,
     decode,
@@ -115,7 +116,8 @@ def latent_search(
 
     Raises:
       UserError: images outside [0, 1], an unknown layer, counts below 1, a rate or weight that is negative, a momentum
-        outside 0 to 1, `indices` that are not one per image, or `init` of another shape.
+        outside 0 to 1, `indices` that are not one per image, `init` of another shape, or `end_inclusive` that is
+        neither true nor false.
 
     Source: Rojas-Gomez et al. 2022, section A2: 100 iterations of SGD with momentum 0.9 at a rate that falls from
     0.1 to 0.001. The released code ends at 0.005 and takes the last loss before its update; the rate follows the
@@ -145,7 +147,7 @@ def latent_search(
         _, pixel, feature = evaluate(latents)
         return jnp.sum(pixel + feature), jnp.stack([pixel, feature])
 
-    intervals = max(1, num_steps - 1) if end_inclusive else num_steps
+    intervals = max(1, num_steps - 1) if check_flag(end_inclusive, "end_inclusive") else num_steps
     rates = optax.linear_schedule(learning_rate, end_learning_rate, intervals)
     optimizer = optax.sgd(rates, momentum=momentum)
     latents, terms = descend(total, starts, optimizer, num_steps=num_steps - 1, repair=norms.finite_gradient)

@@ -34,6 +34,7 @@ from arinv.ops.inputs import (
     as_vector,
     call,
     check_count,
+    check_flag,
     check_number,
     decode,
     layer_features,
@@ -387,7 +388,8 @@ def attack_scores(
 
     Raises:
       UserError: images outside [0, 1], an unknown norm, a negative radius, no step, a function that JAX cannot trace,
-        scores that are not [B], or `anomalous` and `indices` that are not one per image.
+        scores that are not [B], `anomalous` and `indices` that are not one per image, or a `random_start` that is
+        neither true nor false.
 
     Source: Madry et al. 2018, section 2.1.
     """
@@ -404,7 +406,7 @@ def attack_scores(
     sign = jnp.where(anomalous == 0, 1.0, -1.0)
     radius = jnp.where(anomalous >= 0, eps, 0.0)  # padding stays
     start = images
-    if random_start:
+    if check_flag(random_start, "random_start"):
         keys = fold_in(single_key(key), indices)
         noise = jax.vmap(lambda k: norms.random_perturbation(k, (1, *images.shape[1:]), eps=1.0, norm=norm)[0])(keys)
         start = jnp.clip(images + noise * norms.per_example(radius, images.shape), 0.0, 1.0)

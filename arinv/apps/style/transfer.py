@@ -167,6 +167,8 @@ def stylize_with(
     _check_labels(labels, images, "content")
     if order not in ORDERS:
         raise unknown("order of levels", order, ORDERS)
+    if any(isinstance(code, StyleMoments) for code in codes):
+        raise UserError("codes of styles must be a list of what encode_style returns; got one code: write [code]")
     if any(len(code) != len(levels) for code in codes):
         raise UserError(
             f"codes of styles are for {[len(code) for code in codes]} levels; the transfer has {len(levels)}"
@@ -188,6 +190,8 @@ def stylize_with(
 
 
 def _check_levels(levels: Sequence[Level]) -> None:
+    if isinstance(levels, Level):
+        raise UserError("levels must be a list; got one level: write [level]")
     if not levels:
         raise UserError("style transfer needs at least one level: a layer's features and the generator that inverts it")
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from arinv.attacks import objectives
 from arinv.errors import UserError
-from arinv.ops.inputs import as_labels, as_logits, call, check_count, check_images, on_host
+from arinv.ops.inputs import as_labels, as_logits, call, check_callable, check_count, check_images, on_host
 from arinv.types import Array, LogitsFn
 
 _SPLIT_BELOW = 0.75  # a batch is split if that saves a quarter of its rows
@@ -116,8 +116,7 @@ def as_pytree(logits_fn: LogitsFn) -> jax.tree_util.Partial:
     Raises:
       UserError: not callable.
     """
-    if not callable(logits_fn):
-        raise UserError(f"logits_fn must be a function from images to logits [B, K]; got {type(logits_fn).__name__}")
+    check_callable(logits_fn, "logits_fn", of="images [B, H, W, C]")
     return logits_fn if isinstance(logits_fn, jax.tree_util.Partial) else jax.tree_util.Partial(logits_fn)
 
 

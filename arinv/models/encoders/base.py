@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from arinv.errors import UserError, unknown
-from arinv.models.layers import ShapeChecked
+from arinv.models.layers import Misfit, ShapeChecked
 from arinv.ops.inputs import as_images
 from arinv.types import Array
 
@@ -125,10 +125,11 @@ class Encoder(ShapeChecked):
     style_layers: ClassVar[tuple[str, ...]]
 
     @nn.nowrap
-    def shape_error(self, images: Array, *others: Any) -> str:
+    def shape_error(self, misfit: Misfit, images: Array, *others: Any) -> str:
         """Returns what does not fit: the size of images, where a head has weights for another, or the weights."""
-        if not self.has_fixed_head:
-            return super().shape_error(images, *others)
+        is_dense = len(misfit.needed) == len(misfit.given) == 2
+        if not (self.has_fixed_head and is_dense and misfit.needed[0] != misfit.given[0]):
+            return super().shape_error(misfit, images, *others)
         height, width = images.shape[1:3]
         return (
             f"images of {height} x {width} px do not fit the dense layers of this {type(self).__name__}, trained "

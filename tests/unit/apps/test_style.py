@@ -175,6 +175,17 @@ def test_stylize_with_rejects_codes_of_other_levels():
         stylize_with(LEVELS, random_images(0), (code,))
 
 
+def test_stylize_with_rejects_one_thing_in_place_of_a_list():
+    code = encode_style(LEVELS, random_images(1))
+    for levels, codes, options, message in (
+        (LEVELS[0], [code], {}, r"levels must be a list; got one level: write \[level\]"),
+        (LEVELS, code, {}, r"must be a list of what encode_style returns; got one code: write \[code\]"),
+        (LEVELS, [code], {"weights": 1.0}, r"weights of styles must be a tuple, such as \(0.5, 0.5\); got 1.0"),
+    ):
+        with pytest.raises(UserError, match=message):
+            stylize_with(levels, random_images(0), codes, **options)
+
+
 @pytest.mark.long
 def test_stylize_rejects_sizes_that_a_level_does_not_return():
     def cropped(name):

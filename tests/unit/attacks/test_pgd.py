@@ -359,6 +359,7 @@ def test_pgd_result_has_no_gradient(key):
         ({"num_steps": 0}, "num_steps must be at least 1; got 0"),
         ({"num_restarts": 0}, "num_restarts must be at least 1"),
         ({"num_restarts": 2}, "needs random_start=True"),
+        ({"loss_fn": "ce"}, "loss_fn must be a function of logits and labels; got str"),
         ({"loss_fn": lambda z, y: z.mean()}, "one number per example (8,); got ()"),
         ({"targets": np.zeros(3, np.int32)}, "targets must be integers, one per image (8,)"),
     ],

@@ -275,6 +275,9 @@ def test_train_batches_reject_impossible_sizes():
         data.train_batches(Counting(8), batch_size=4, seed=-1)
     with pytest.raises(UserError, match="num_workers must be -1 .*; got -2"):
         data.train_batches(Counting(8), batch_size=4, seed=0, num_workers=-2)
+    for num_workers in (None, "4", 1.5):
+        with pytest.raises(UserError, match=f"num_workers must be -1 .*; got {num_workers!r}"):
+            data.train_batches(Counting(8), batch_size=4, seed=0, num_workers=num_workers)
 
 
 @settings(max_examples=25, deadline=None)
@@ -459,3 +462,19 @@ def test_batches_reject_rows_outside_the_batch(rows):
     for make in (functools.partial(data.train_batches, seed=0), data.eval_batches):
         with pytest.raises(UserError, match="rows must be 0 to 3, those of a batch"):
             make(arrays, batch_size=4, rows=np.array(rows))
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([False, False, True, True], "got bool of shape .*: take numpy.flatnonzero of a mask"),
+        ([0.5, 1.5], "rows must be whole numbers .*; got float64"),
+        (2, "rows must be whole numbers .* of shape"),
+        ("0", "rows must be an array of numbers"),
+    ],
+)
+def test_batches_reject_rows_that_are_not_whole_numbers(rows, message):
+    arrays = {"image": np.zeros((8, 2, 2, 3), np.uint8), "label": np.zeros(8, np.int32)}
+    for make in (functools.partial(data.train_batches, seed=0), data.eval_batches):
+        with pytest.raises(UserError, match=message):
+            make(arrays, batch_size=4, rows=rows)

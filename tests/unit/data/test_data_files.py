@@ -603,6 +603,8 @@ def test_copies_and_absent_classes_of_a_test_split(tmp_path):
     [
         (lambda: data.resize_u8(np.zeros((4, 4, 3), np.float32), 2), "must be uint8 .*; got float32"),
         (lambda: data.resize_u8([[1]], 2), "got list"),
+        (lambda: data.to_grey(np.full((4, 4, 3), 0.5, np.float32)), "must be uint8 .H, W, 3. in .*; got float32"),
+        (lambda: data.to_grey(np.zeros((4, 4), np.uint8)), r"got uint8 \(4, 4\)"),
         (lambda: data.resize_u8(np.zeros((4, 4, 3), np.uint8), 0), "size must be at least 1; got 0"),
         (lambda: data.means_u8(np.zeros((4, 4, 3), np.uint8), 0), "size must be at least 1; got 0"),
         (lambda: data.limit_side(np.zeros((4, 4, 3), np.uint8), -4), "max_side must be at least 0; got -4"),

@@ -74,6 +74,12 @@ def test_margin_loss_equals_numpy():
     np.testing.assert_allclose(losses.margin_loss(logits, np.array([0, 0]), confidence=0.0), [0.0, -59.0])
 
 
+@pytest.mark.parametrize("confidence", [np.nan, None, "50", [1.0, 2.0]])
+def test_margin_loss_rejects_a_confidence_that_is_no_number(confidence):
+    with pytest.raises(UserError, match="^confidence must be a finite number"):
+        losses.margin_loss(np.eye(2, dtype=np.float32), np.array([0, 1]), confidence=confidence)
+
+
 def test_geometry_weights_lists_known_kinds():
     with pytest.raises(UserError, match="discrete, sigmoid, tanh"):
         losses.geometry_weights(KAPPA, MASK, num_steps=10, kind="linear", offset=0.0)

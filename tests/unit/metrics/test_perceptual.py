@@ -111,6 +111,11 @@ def test_perceptual_metrics_reject_mistakes():
         metrics.lpips(features_fn, x, x, layers=("c",))
     with pytest.raises(UserError, match="unknown layer 'c'"):
         metrics.gram_loss(features_fn, x, x, layers=("c",))
+    with pytest.raises(UserError, match=r"unknown layer \['a'\]; known: a, b, vector"):
+        metrics.feature_vectors(features_fn, x, layer=["a"])
+    for metric in (metrics.lpips, metrics.gram_loss):
+        with pytest.raises(UserError, match=r'layers must be names in a tuple, such as \("vector",\); got \'vector\''):
+            metric(features_fn, x, x, layers="vector")
     with pytest.raises(UserError, match=r"got shape \(3, 3\) for vector"):
         metrics.gram_loss(features_fn, x, x, layers=("vector",))
     with pytest.raises(UserError, match="1 head.s. for 2 layer"):

@@ -353,7 +353,7 @@ def test_discriminator_refuses_features_of_another_layer():
 
 def test_networks_without_variables_are_refused():
     generator = models.build_generator("alexnet_small", "conv5")
-    with pytest.raises(UserError, match="do not fit the weights"):
+    with pytest.raises(UserError, match="not those of this Generator; pass them as its `init` returns them"):
         generator.apply({}, jnp.zeros((1, 2, 2, 64)))
 
 
@@ -367,3 +367,27 @@ def test_networks_without_variables_are_refused():
 def test_encoder_options_are_given_by_name(build):
     with pytest.raises(UserError, match="encoder_options must be options of build by name"):
         build({"encoder_options": [4]})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"width": 8},
+            r"do not fit the weights of this AlexNetSmall, .*: conv1/kernel has shape \(.*, 4\), not \(.*, 8\)",
+        ),
+        ({"width": 4, "num_classes": 7}, r"do not fit the weights .*: fc8/kernel has shape \(.*, 10\), not \(.*, 7\)"),
+    ],
+)
+def test_encoders_name_the_parameter_that_does_not_fit(options, message):
+    variables = abstract(models.build("alexnet_small", width=4), images_of(32))
+    encoder = models.build("alexnet_small", **options)
+    with pytest.raises(UserError, match=message):
+        jax.eval_shape(encoder.apply, variables, images_of(32))
+
+
+def test_encoders_refuse_parameters_without_their_collection():
+    encoder = models.build("alexnet_small", width=4)
+    params = abstract(encoder, images_of(32))["params"]
+    with pytest.raises(UserError, match="the variables are not those of this AlexNetSmall; .* and not the parameters"):
+        jax.eval_shape(encoder.apply, params, images_of(32))

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 import arinv
-from arinv import attacks, metrics
+from arinv import attacks, data, metrics, models
 from arinv.apps import denoising, restoration
 from arinv.errors import RadiusWarning, UserError
 from arinv.ops import inputs
 
+KEY = jax.random.key(0)
 IMAGES, LABELS = np.full((2, 12, 12, 3), 0.5, np.float32), np.array([0, 1])
 
 
@@ -149,6 +150,59 @@ def test_functions_that_jax_cannot_trace_are_named():
             jax.jit(inputs.checked_logits_fn(function, batch_size=2))(images)
     with pytest.raises(UserError, match="^features_fn must be a function of images .*got NoneType"):
         inputs.layer_features(None, images, ("a",))
+
+
+def test_modules_without_their_variables_are_no_functions():
+    module = models.build("alexnet_small", width=4)
+    images = jnp.zeros((2, 32, 32, 3))
+    with pytest.raises(
+        UserError, match=r"^logits_fn must be a function .*; got AlexNetSmall: take .*apply\(variables, x"
+    ):
+        inputs.call(module, images, "logits_fn")
+    bound = module.bind(jax.eval_shape(module.init, jax.random.key(0), images))
+    inputs.check_callable(bound, "logits_fn")
+
+
+@pytest.mark.parametrize(
+    ("call", "name"),
+    [
+        (
+            lambda flag: attacks.pgd(
+                KEY, lambda x: x[:, 0, 0], IMAGES, LABELS, eps=0.1, num_steps=1, random_start=flag
+            ),
+            "random_start",
+        ),
+        (
+            lambda flag: attacks.pgd(KEY, lambda x: x[:, 0, 0], IMAGES, LABELS, eps=0.1, num_steps=1, use_best=flag),
+            "use_best",
+        ),
+        (lambda flag: attacks.fgsm(KEY, lambda x: x[:, 0, 0], IMAGES, LABELS, eps=0.1, project=flag), "project"),
+        (
+            lambda flag: attacks.apgd(KEY, lambda x: x[:, 0, 0], IMAGES, LABELS, eps=0.1, norm="l1", large_radii=flag),
+            "large_radii",
+        ),
+        (
+            lambda flag: attacks.apgd(
+                KEY, lambda x: x[:, 0, 0], IMAGES, LABELS, eps=0.1, norm="l2", return_losses=flag
+            ),
+            "return_losses",
+        ),
+        (lambda flag: models.build_generator("alexnet_small", "conv5", spectral_norm=flag), "spectral_norm"),
+        (lambda flag: models.build_generator("alexnet_small", "conv5", latent=flag), "latent"),
+        (lambda flag: models.build_denoiser("alexnet_small", spectral_norm=flag), "spectral_norm"),
+        (lambda flag: data.open_source("photos", renumber=flag), "renumber"),
+    ],
+)
+def test_flags_are_true_or_false(call, name):
+    for flag in ("False", 5, None):
+        with pytest.raises(UserError, match=f"^{name} must be true or false; got {flag!r}$"):
+            call(flag)
+
+
+def test_check_callable_names_the_function_of_a_trained_network():
+    network = arinv.Trained("classifier", None, {}, {})
+    with pytest.raises(UserError, match="^features_fn must be a function; got Trained: take its features_fn$"):
+        inputs.check_callable(network, "features_fn")
 
 
 @pytest.mark.parametrize("values", (["a"], [[1], [1, 2]], [1j], None, np.array(["1"])))

@@ -171,6 +171,12 @@ def test_transfer_reuses_moments_and_mixes_styles():
         transfer(content, moments[:1], variant="ct")
 
 
+@pytest.mark.parametrize("num_labels", ["2", 1.5, -1])
+def test_style_moments_rejects_numbers_of_labels(num_labels):
+    with pytest.raises(UserError, match="^num_labels must be "):
+        style_moments(np.ones((1, 2, 2, 3)), labels=np.zeros((1, 2, 2), np.int32), num_labels=num_labels)
+
+
 def test_transfer_rejects_moments_of_other_labels():
     content, labels = features(0, 8, 8), np.zeros((2, 8, 8), np.int32)
     whole, regions = (
