@@ -15,7 +15,8 @@ of configs/classifier.py, and
   latent_size     length of the latents; 0: the published one
   options         of the networks, such as base_width:256+max_width:64, or width:32 of the others
   image_size      side of the images, in pixels; 0: 32, or 64 of began and dcgan
-  metric_encoder  workdir of a classifier or zoo:NAME, whose features FID compares at its image size; empty: no FID
+  metric_encoder  workdir of a classifier or zoo:NAME, whose features FID compares at its image size, at every
+                  evaluation; empty: no FID
 
 Stages: of networks that grow size4, size8_fade, size8, size16_fade, ...; else gan. Fields that are often set:
 stages.*.num_steps, .batch_size, .ema_decay, .game (name, penalty, drift; ratio and rate of began). The learning rate of

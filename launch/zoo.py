@@ -251,8 +251,11 @@ def _add_generative_measurements(
         }
     source = Run(config.stages[trained.GAN], workdir / trained.GAN).open_data("test")
     network = measurement.metric_network(encoder)
-    distance = measurement.sample_distance(networks[trained.GAN], network, source, key=jax.random.key(0))
-    card["networks"][trained.GAN]["measured"] |= distance | {"metric_encoder": reference or args.metric_encoder}
+    gan = networks[trained.GAN]
+    distance = measurement.sample_distance(gan.module, network, source, key=jax.random.key(0))
+    [(variant, fid)] = distance(gan.variables).items()
+    encoder_name = reference or args.metric_encoder
+    card["networks"][trained.GAN]["measured"] |= {"fid": fid, "variant": variant, "metric_encoder": encoder_name}
 
 
 def _measurements_workdir(networks: Mapping[str, Trained], args: argparse.Namespace) -> pathlib.Path:

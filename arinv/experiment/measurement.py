@@ -346,33 +346,44 @@ def metric_network(encoder: Trained, which: str = "given encoder") -> MetricNetw
 
 
 def sample_distance(
-    generator: Trained, network: MetricNetwork, source: data.Source, *, key: Array, batch_size: int = 64
-) -> dict[str, float | str]:
-    """Returns the Fréchet distance of samples of a GAN from as many images, in the features of a network.
+    gan: models.Gan, network: MetricNetwork, source: data.Source, *, key: Array, batch_size: int = 64
+) -> Callable[[Variables], dict[str, float]]:
+    """Returns a function that measures the Fréchet distance of a GAN's samples from as many images.
 
     Args:
-      generator: the GAN.
+      gan: the networks.
       network: its last spatial features are compared.
       source: the images.
-      key: PRNG key of the samples.
+      key: PRNG key of the samples, the same at every call.
       batch_size: number of images, and of samples, in a batch.
 
     Returns:
-      {"fid": the distance, "variant": its name in results}.
+      Variables of the generator -> {name of the distance in results: its value}.
     """
-    draw, decode_fn = generator.module.draw, generator.decode_fn
-    sample = jax.jit(lambda decode_fn, key: jnp.clip(decode_fn(draw(key, batch_size)), 0, 1))
     batches = data.eval_batches(source, batch_size=batch_size)
-    masks = []
 
-    def images():
-        for batch in batches:
-            masks.append(batch["mask"])
-            yield to_float(batch["image"]), batch["mask"]
+    @jax.jit
+    def sample(variables: Variables, key: Array) -> Array:
+        return jnp.clip(gan.generator.apply(variables, gan.draw(key, batch_size), train=False), 0, 1)
 
-    real = network.moments(images())
-    fake = network.moments((sample(decode_fn, jax.random.fold_in(key, i)), mask) for i, mask in enumerate(masks))
-    return {"fid": metrics.moments_distance(fake, real), "variant": network.whole_set_key("fid", real.count)}
+    @functools.cache
+    def real() -> tuple[metrics.FeatureMoments, list[np.ndarray]]:
+        masks = []
+
+        def images():
+            for batch in batches:
+                masks.append(batch["mask"])
+                yield to_float(batch["image"]), batch["mask"]
+
+        return network.moments(images()), masks
+
+    def measure(variables: Variables) -> dict[str, float]:
+        images, masks = real()
+        samples = ((sample(variables, jax.random.fold_in(key, i)), mask) for i, mask in enumerate(masks))
+        distance = metrics.moments_distance(network.moments(samples), images)
+        return {network.whole_set_key("fid", images.count): distance}
+
+    return measure
 
 
 class _ImageMetric(NamedTuple):

@@ -18,12 +18,11 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from arinv import data, losses, models
+from arinv import data, losses, models, parallel
 from arinv.errors import UserError, unknown
 from arinv.experiment import checkpoint, loading, measurement, workdirs
 from arinv.experiment.fields import channels_of, check_fields
 from arinv.experiment.loading import abstract_gan, image_struct
-from arinv.experiment.measurement import MetricNetwork
 from arinv.experiment.run import Run
 from arinv.experiment.state import AVERAGE, TrainState, apply_train
 from arinv.experiment.trained import DISCRIMINATOR, GAN, GENERATOR, Trained
@@ -84,9 +83,14 @@ def run(run: Run) -> dict[str, Any]:
     Raises:
       UserError: data or checkpoints that cannot be read or do not fit the config.
     """
-    network = measurement.load_metric_encoder(run)
-    results = training.train(run, build)
-    return run.finish({**results, **(_measure_fid(run, network) if network else {})})
+    network, config = measurement.load_metric_encoder(run), run.config
+    if network is None:
+        return run.finish(training.train(run, build))
+    gan, test = loading.build_gan(describe(config), dtype=run.dtype), run.open_data("test")
+    distance = measurement.sample_distance(gan, network, test, key=run.key, batch_size=config.batch_size)
+    results = training.train(run, build, measure=lambda variables: distance(parallel.to_host(variables[AVERAGE])))
+    place = workdirs.relative(run.resolve(config.metric_encoder), run.workdir)
+    return run.finish({**results, "metric_encoder": place})
 
 
 def build(run: Run, frozen: None, info: data.SourceInfo, steps_per_epoch: int) -> training.TrainSetup:
@@ -345,12 +349,3 @@ def make_eval_step(
         return {"real": real, "fake": fake, "sample": samples}
 
     return eval_step
-
-
-def _measure_fid(run: Run, network: MetricNetwork) -> dict[str, Any]:
-    """Returns the distance of as many samples as test images in the features of a network."""
-    generator = loading.load(run.workdir, kind=GAN, dtype=run.dtype)
-    size = run.config.batch_size
-    measured = measurement.sample_distance(generator, network, run.open_data("test"), key=run.key, batch_size=size)
-    place = workdirs.relative(run.resolve(run.config.metric_encoder), run.workdir)
-    return {measured["variant"]: measured["fid"], "metric_encoder": place}

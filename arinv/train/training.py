@@ -23,6 +23,7 @@ from arinv.ops.augment import check_strengths
 from arinv.train import accelerators, loop, optimizers
 from arinv.train.feed import Batches, FirstImages, concatenate, evaluate_batches, numbers_of
 from arinv.train.speed import Profile, check_steps
+from arinv.types import Variables
 
 _MAX_COUNTED = 100_000  # records whose labels are read for the report: about a second
 _MAX_LISTED = 6  # classes in a report
@@ -147,6 +148,8 @@ def train(
     run: Run,
     build: Callable[[Run, Trained | None, data.SourceInfo, int], TrainSetup],
     frozen: Trained | None = None,
+    *,
+    measure: Callable[[Mapping[str, Variables]], Mapping[str, float]] | None = None,
 ) -> dict[str, float]:
     """Trains to the end, from the newest checkpoint if there is one.
 
@@ -154,9 +157,11 @@ def train(
       run: a run of a training task.
       build: (run, frozen, info on the training images, steps per epoch) -> what is trained.
       frozen: network that the other is trained on, such as its encoder; None without one.
+      measure: variables of the networks -> metrics of the whole test set, which are measured at every evaluation too;
+        None for none.
 
     Returns:
-      Means over the test examples, at the end.
+      Means over the test examples and the metrics of the whole set, at the end.
 
     Raises:
       UserError: data that cannot be read, checkpoints of a run on another encoder, or as `loop.fit`.
@@ -185,7 +190,7 @@ def train(
         options = {"resumed_step": int(state.step), "repeats_evaluation": log_state.get(loop.EVALUATES, False)}
         writer = stack.enter_context(Writer(run.workdir, **options))
         writer.parameters(state.variables)
-        evaluate = _make_evaluate(run, setup, frozen_variables, test, writer, evaluate_key)
+        evaluate = _make_evaluate(run, setup, frozen_variables, test, writer, evaluate_key, measure)
         state = loop.fit(
             state,
             setup.step_on(mesh),
@@ -348,7 +353,13 @@ def _peak_flops(config: ConfigDict, mesh: jax.sharding.Mesh) -> float | None:
 
 
 def _make_evaluate(
-    run: Run, setup: TrainSetup, frozen: tuple, test: data.Source, writer: Writer, key: jax.Array
+    run: Run,
+    setup: TrainSetup,
+    frozen: tuple,
+    test: data.Source,
+    writer: Writer,
+    key: jax.Array,
+    measure: Callable[[Mapping[str, Variables]], Mapping[str, float]] | None,
 ) -> Callable[[TrainState, int], dict[str, float]]:
     """Returns a function of (state, step) that evaluates on the test source and saves a figure."""
     config, mesh = run.config, run.mesh
@@ -364,7 +375,8 @@ def _make_evaluate(
             numbers.append(numbers_of(batch, results))
             images.add(batch, results)
         writer.image(step, config.task, setup.figure(images.arrays()))
-        return {name: float(np.mean(values, dtype=np.float64)) for name, values in concatenate(numbers).items()}
+        means = {name: float(np.mean(values, dtype=np.float64)) for name, values in concatenate(numbers).items()}
+        return {**means, **(measure(state.variables) if measure else {})}
 
     return evaluate
 

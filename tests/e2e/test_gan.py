@@ -1,5 +1,7 @@
 """Training of GANs: an update of each game by hand, growing from stage to stage, and what is loaded afterwards."""
 
+import json
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -10,7 +12,7 @@ import pytest
 import arinv
 from arinv import main, models
 from arinv.errors import UserError
-from arinv.experiment import checkpoint
+from arinv.experiment import checkpoint, measurement
 from arinv.experiment.loading import abstract_gan
 from arinv.experiment.run import Run
 from arinv.experiment.state import TrainState
@@ -223,6 +225,26 @@ def test_the_encoder_of_the_metric_is_checked_before_training(untrained, tmp_pat
     with pytest.raises(UserError, match=message):
         main.run(config, tmp_path / "out")
     assert not (tmp_path / "out" / "size4" / "metrics.jsonl").exists()
+
+
+def test_fid_is_measured_at_every_evaluation_and_the_last_is_a_result(untrained, tmp_path):
+    arguments = f"networks=dcgan,smoke=True,image_size=16,metric_encoder={untrained}/robust_encoder"
+    stage = gan_config.get_config(arguments).stages.gan
+    stage.num_steps, stage.log.evaluate_every_epochs = 3, 1e-6
+    main.run(stage, tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    [name] = {name for line in lines for name in line if name.startswith("test/fid_alexnet_small_conv5_n")}
+    distances = {line["step"]: line[name] for line in lines if name in line}
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert list(distances) == [1, 2, 3] and len(set(distances.values())) == 3
+    assert distances[3] == results[name.removeprefix("test/")] and "metric_encoder" in results
+    gan = arinv.load(tmp_path, kind="gan")
+    network = measurement.metric_network(arinv.load(f"{untrained}/robust_encoder", kind="classifier"))
+    run = Run(stage, tmp_path)
+    distance = measurement.sample_distance(
+        gan.module, network, run.open_data("test"), key=run.key, batch_size=stage.batch_size
+    )
+    assert distance(gan.variables)[name.removeprefix("test/")] == pytest.approx(distances[3], rel=1e-6)
 
 
 def test_test_figures_are_of_the_game_and_ignore_black_padding(key):
