@@ -1,5 +1,6 @@
 """The processor cores that decode images, and how many processes use them."""
 
+import numbers
 import os
 
 from arinv.errors import UserError
@@ -28,7 +29,7 @@ def count_workers(num_workers: int, cores: int) -> int:
     Raises:
       UserError: num_workers that is not a whole number of -1 or more.
     """
-    if not isinstance(num_workers, int) or num_workers < BY_CORES:
+    if not isinstance(num_workers, numbers.Integral) or num_workers < BY_CORES:
         raise UserError(f"num_workers must be -1 (by the number of cores), 0 (threads) or more; got {num_workers!r}")
     if num_workers != BY_CORES:
         return num_workers
