@@ -361,7 +361,7 @@ def load_arrays(source: Source, *, progress: Callable[[int, int], None] | None =
     Raises:
       UserError: not a source, or an image that cannot be decoded.
     """
-    if not isinstance(source, Source):
+    if not hasattr(source, "info"):
         raise UserError(f"examples must be a source, of open_source; got {type(source).__name__}")
     with _guard:
         lock = _locks.setdefault(source, threading.Lock())

@@ -41,7 +41,8 @@ def test_two_processes_compute_the_numbers_of_one(folders, file):
     two, one = (read_arrays(folder / file) for folder in folders)
     assert two.keys() == one.keys()
     for name in one.keys() - {"cache_key", "seconds"}:
-        np.testing.assert_array_equal(two[name], one[name], err_msg=name)
+        last_bit = 2e-7 if name == "adgan" else 0  # without AVX-512 it depends on the place in a device's share
+        np.testing.assert_allclose(two[name], one[name], rtol=last_bit, err_msg=name)
 
 
 @pytest.mark.parametrize("file", PICTURES)

@@ -40,7 +40,8 @@ def test_convolve_equals_lax(key, size, kernel, strides, pads, channels, made_wi
     w = jax.random.normal(jax.random.fold_in(key, 1), (*kernel, *channels))
     assert _strides(x, w, strides, pads) == ([made_with] if made_with else [])
     plain = lax.conv_general_dilated(x, w, strides, pads, dimension_numbers=LAYOUT)
-    np.testing.assert_allclose(convolve(x, w, strides, pads), plain, rtol=1e-5, atol=1e-5)
+    # Processors without AVX-512 add in another order.
+    np.testing.assert_allclose(convolve(x, w, strides, pads), plain, rtol=1e-5, atol=1e-6 * np.abs(plain).max())
 
 
 def test_products_of_bfloat16_are_summed_in_float32(key):
