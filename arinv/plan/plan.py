@@ -325,7 +325,7 @@ def _whole_run(config, setup, steps_per_epoch, seconds, mesh, assumptions) -> di
     num_steps = training.total_steps(config, steps_per_epoch or 1)
     plan = {"steps": num_steps, "steps_per_epoch": steps_per_epoch, "evaluation_steps": None, "hours": None}
     if steps_per_epoch and (num_test := _num_test(config)):
-        passes = -(-num_steps // training.intervals(config, steps_per_epoch).evaluate)
+        passes = -(-num_steps // training.make_timetable(config, steps_per_epoch).evaluate)
         plan["evaluation_steps"] = passes * -(-num_test // config.batch_size)
     if seconds and seconds["total"] is not None:
         state, batch, key, *frozen = _arguments(config, setup, mesh, single=True)
