@@ -108,7 +108,7 @@ def plan_stages(
         run.task.check(run.config)
     cache: dict[str, Any] = {}
     for run in runs:
-        with _conv_form(assumptions.accelerator):
+        with conv.plain_forms() if assumptions.accelerator else contextlib.nullcontext():
             plan = _plan(run, assumptions, cache)
         yield plan
 
@@ -249,19 +249,6 @@ def _input_rate(
     if key not in cache:
         cache[key] = input_rate.measure(config, info.num_examples, host_features=setup.host_features)
     return cache[key]
-
-
-@contextlib.contextmanager
-def _conv_form(accelerator: Accelerator | None) -> Iterator[None]:
-    """Compiles convolutions in the form that the accelerator would use, on any platform."""
-    if accelerator is None or not conv.use_rewrites():
-        yield
-        return
-    conv.set_rewrites(False)
-    try:
-        yield
-    finally:
-        conv.set_rewrites(None)
 
 
 def _arguments(config, setup, mesh, factor: int = 1, *, single: bool = False) -> tuple:
