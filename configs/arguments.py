@@ -26,7 +26,7 @@ def parse(arg: str | None, *, refused: dict[str, str] | None = None, **defaults)
       ValueError: an unknown name, one that is refused, or a value of another type; one line that lists what is allowed.
     """
     values, before, refused = dict(defaults), "", refused or {}
-    for name, text in _split(arg or "", defaults):
+    for name, text in _pairs(arg or "", defaults):
         if name in refused:
             raise ValueError(f"{name} has no effect: {refused[name]}; leave it out")
         if name not in defaults:
@@ -43,7 +43,7 @@ def parse(arg: str | None, *, refused: dict[str, str] | None = None, **defaults)
     return ConfigDict(values)
 
 
-def _split(arg: str, defaults: dict) -> list[tuple[str, str | None]]:
+def _pairs(arg: str, defaults: dict) -> list[tuple[str, str | None]]:
     """Returns the arguments as (name, text), with None for the text where there is no value.
 
     Raises:

@@ -612,12 +612,10 @@ _ARGUMENTS = {
 
 def _fields(config: ConfigDict) -> dict[str, Any]:
     """Returns the values that decide a training's result, by the path of their field."""
-    plain = command_line.flat(ConfigDict(workdirs.plain(config)))
     return {
         name: value
-        for name, value in plain.items()
-        if not isinstance(value, ConfigDict)
-        and not any(name == part or name.startswith(f"{part}.") for part in _OMITTED)
+        for name, value in workdirs.flatten(workdirs.plain(config)).items()
+        if not any(name == part or name.startswith(f"{part}.") for part in _OMITTED)
     }
 
 

@@ -168,7 +168,7 @@ def momentum_rule(images: Array, *, eps: ArrayLike | float, norm: str, num_steps
     gaps[list(places)] = np.diff((0, *places))
 
     def inside(x):
-        return jnp.clip(images + norms.project(x - images, eps=eps, norm=norm), 0.0, 1.0)
+        return _into_ball(x - images, images, eps, norm)
 
     def begin(x):
         zeros = jnp.zeros(x.shape[:1], jnp.float32)
@@ -240,8 +240,7 @@ def sparse_rule(images: Array, *, eps: ArrayLike | float, period: ArrayLike | in
 
     def step(i, state, x, previous, gradient):
         direction = _sparse_direction(gradient, state.fraction)
-        delta = x + column(state.step_size) * direction - images
-        return jnp.clip(images + project_l1_ball(delta, images, eps=eps), 0.0, 1.0)
+        return _into_ball(x + column(state.step_size) * direction - images, images, eps, "l1")
 
     return Rule(begin, review, step)
 
@@ -324,7 +323,7 @@ def _run_through_radii(evaluate: Callable, images: Array, start: Array, eps: Arr
 
     def stage(j, start):
         radius = radii[j] * eps
-        start = jnp.clip(images + project_l1_ball(start - images, images, eps=radius), 0.0, 1.0)
+        start = _into_ball(start - images, images, radius, "l1")
         rule = sparse_rule(images, eps=radius, period=periods[j], warm=True)
         return _run(evaluate, rule, start, counts[j])
 
@@ -337,18 +336,21 @@ def _first_start(init: ArrayLike, images: Array, eps: Array, norm: str) -> Array
     init = as_images(init, "init")
     if init.shape != images.shape:
         raise UserError(f"init must have the shape of the images {images.shape}; got {init.shape}")
-    delta = jax.lax.stop_gradient(init) - images
-    if norm == "l1":
-        return jnp.clip(images + project_l1_ball(delta, images, eps=eps), 0.0, 1.0)
-    return jnp.clip(images + norms.project(delta, eps=eps, norm=norm), 0.0, 1.0)
+    return _into_ball(jax.lax.stop_gradient(init) - images, images, eps, norm)
 
 
 def _random_start(keys: Array, images: Array, eps: Array, norm: str) -> Array:
     if norm == "l1":
         noise = jax.vmap(functools.partial(jax.random.normal, shape=images.shape[1:], dtype=jnp.float32))(keys)
-        return jnp.clip(images + project_l1_ball(noise, images, eps=eps), 0.0, 1.0)
+        return _into_ball(noise, images, eps, norm)
     noise = unit_noise(keys, images.shape[1:], norm=norm)
     return jnp.clip(images + norms.per_example(eps, images.shape) * noise, 0.0, 1.0)
+
+
+def _into_ball(delta: Array, images: Array, eps: ArrayLike | float, norm: str) -> Array:
+    """Returns images in [0, 1] plus the point of the ball nearest to a perturbation."""
+    nearest = project_l1_ball(delta, images, eps=eps) if norm == "l1" else norms.project(delta, eps=eps, norm=norm)
+    return jnp.clip(images + nearest, 0.0, 1.0)
 
 
 def _period(num_steps: int) -> int:

@@ -166,20 +166,13 @@ def open_volume(location: str, split: str, *, image_size: int, resize: str, wind
             f"{location} has {len(volume)} slice; a volume needs two or more, of which the last are the test"
         )
     height, width = volume.shape[1:]
-    side = min(height, width)
-    x, y, side = window or (width // 2, height // 2, side)
+    x, y, side = window or (width // 2, height // 2, min(height, width))
     volume = np.moveaxis(decoding.crop_window(np.moveaxis(volume, 0, -1), (x, y, side), name=location), -1, 0)
     first_test = len(volume) - max(1, len(volume) // _TEST_SHARE)
-    if split == "test":
-        volume = volume[first_test:]
-        index = [(0, 0, position) for position in range(len(volume))]
-    else:
-        volume = volume[:first_test]
-        axes = range(3) if len(volume) >= side else range(1)
-        if len(axes) > 1:  # the squares in the center of the slices across the other axes
-            index = [(0, axis, i) for i in range(max(volume.shape)) for axis in axes if i < volume.shape[axis]]
-        else:
-            index = [(0, 0, position) for position in range(len(volume))]
+    volume = volume[first_test:] if split == "test" else volume[:first_test]
+    # Of slices across the other axes, the squares in their center are read.
+    axes = range(3) if split == "train" and len(volume) >= side else range(1)
+    index = [(0, axis, i) for i in range(max(volume.shape)) for axis in axes if i < volume.shape[axis]]
     name = f"volume:{location}"
     volume_fn, options = (volume,).__getitem__, {"image_size": image_size, "resize": resize, "left_out": left_out}
     return Slices(name, split, volume_fn, np.array(index), **options)

@@ -7,7 +7,7 @@ feature decoders for small images. Images are uint8 RGB, resized to a fixed size
 import functools
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -104,11 +104,8 @@ class Tfds:
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         """Returns several examples; reading their records together is faster."""
         indices = [check_index(index, len(self)) for index in indices]
-        records = self._read(indices)
+        records = read_records(self._records, indices, self.info.name)
         return [self._decode(i, record) for i, record in zip(indices, records, strict=True)]
-
-    def _read(self, indices: Sequence[int]) -> Sequence[bytes]:
-        return read_records(self._records, indices, self.info.name)
 
     def _decode(self, index: int, record: bytes) -> dict[str, Any]:
         features = _parse(record)
@@ -130,10 +127,9 @@ class Tfds:
     @functools.cached_property
     def _labels(self) -> np.ndarray:
         labels = np.zeros(len(self), np.int32)
-        for start in range(0, len(self) if self._label_name else 0, _BLOCK):
-            indices = range(start, min(start + _BLOCK, len(self)))
-            for index, record in zip(indices, self._read(list(indices)), strict=True):
-                labels[index] = self._label(_parse(record), f"example {index} of {self.info.name}")
+        if self._label_name:
+            for index, features in enumerate(_read_all(self._records, self.info.name)):
+                labels[index] = self._label(features, f"example {index} of {self.info.name}")
         labels.setflags(write=False)
         return labels
 
@@ -276,11 +272,16 @@ def _number_labels(builder: Any, splits: Sequence[str], label_name: str) -> dict
     raw, labels = tfds.decode.DeserializeMethod.RAW_BYTES, set()
     for split in splits:
         records = builder.as_data_source(split=split, deserialize_method=raw).data_source
-        for start in range(0, len(records), _BLOCK):
-            indices = list(range(start, min(start + _BLOCK, len(records))))
-            for record in read_records(records, indices, f"tfds:{builder.info.name}"):
-                labels.update(_parse(record)[label_name].int64_list.value[:1])
+        for features in _read_all(records, f"tfds:{builder.info.name}"):
+            labels.update(features[label_name].int64_list.value[:1])
     return {label: number for number, label in enumerate(sorted(labels))}
+
+
+def _read_all(records: Any, name: str) -> Iterator[Any]:
+    """Yields the features of all records of a data source, in order."""
+    for start in range(0, len(records), _BLOCK):
+        indices = list(range(start, min(start + _BLOCK, len(records))))
+        yield from map(_parse, read_records(records, indices, name))
 
 
 def _parse(record: bytes):

@@ -8,7 +8,7 @@ import functools
 import os
 import pathlib
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -212,23 +212,19 @@ def abstract_gan(
 
 def build_gan(description: Mapping[str, Any], *, dtype: jax.typing.DTypeLike = jnp.float32) -> models.Gan:
     """Returns the untrained networks of a GAN's description."""
-    spec = description["gan"]
-    return models.build_gan(
-        spec["networks"],
-        image_size=description["image_size"],
-        channels=description.get("channels", 3),
-        latent_size=spec["latent_size"],
-        dtype=dtype,
-        **spec["options"],
-    )
+    return _build(models.build_gan, description, dtype)
 
 
 def build_autoencoder(
     description: Mapping[str, Any], *, dtype: jax.typing.DTypeLike = jnp.float32
 ) -> models.Autoencoder:
     """Returns the untrained networks of an autoencoder's description."""
-    spec = description["autoencoder"]
-    return models.build_autoencoder(
+    return _build(models.build_autoencoder, description, dtype)
+
+
+def _build(build: Callable[..., Any], description: Mapping[str, Any], dtype: jax.typing.DTypeLike) -> Any:
+    spec = description[description["kind"]]
+    return build(
         spec["networks"],
         image_size=description["image_size"],
         channels=description.get("channels", 3),

@@ -137,6 +137,21 @@ def columns(names: Sequence[str]) -> dict[str, Column]:
     return dict(sorted(((name, column(name)) for name in names), key=lambda item: (item[1].place, item[0])))
 
 
+def metric_table(first: str, columns: Mapping[str, Column], entries: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Returns a table with a row for each entry and a column for each metric.
+
+    Args:
+      first: heading of the first column, which holds the names of the entries.
+      columns: metric -> its column.
+      entries: name -> results with the metrics.
+    """
+    heading = [first, *(column.heading for column in columns.values())]
+    rows = [
+        [name, *(column.cell(entry, metric) for metric, column in columns.items())] for name, entry in entries.items()
+    ]
+    return Table(heading, rows)
+
+
 def summarize(values: Mapping[str, ArrayLike]) -> dict[str, float]:
     """Returns metric -> mean and metric_std -> standard deviation of the values [N] of each metric."""
     results = {}

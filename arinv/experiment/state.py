@@ -95,7 +95,7 @@ class TrainState:
     def update_average(self, name: str, decay: float) -> "TrainState":
         """Returns the state, after the network's update but before `step` is incremented, with the average updated.
 
-        The decay starts small, so that the random initial weights soon lose their weight.
+        The decay starts small, so that the random initial weights soon cease to count.
 
         Args:
           name: name of the network.

@@ -11,9 +11,10 @@ rearrangement of a strided convolution's transpose is the sub-pixel convolution 
 fewer products by transformed tiles are those of Winograd, Lavin & Gray 2016, section 4.1.
 """
 
+import contextlib
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -167,6 +168,20 @@ def set_rewrites(value: bool | None) -> None:
     if value is not _override:
         jax.clear_caches()  # cached loop bodies would keep the other form
     _override = value
+
+
+@contextlib.contextmanager
+def plain_forms() -> Iterator[None]:
+    """Chooses the plain forms, those of accelerators, in a `with` block."""
+    if not use_rewrites():
+        yield
+        return
+    before = _override
+    set_rewrites(False)
+    try:
+        yield
+    finally:
+        set_rewrites(before)
 
 
 def use_rewrites() -> bool:

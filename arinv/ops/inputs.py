@@ -475,7 +475,7 @@ def as_finite(values: ArrayLike, name: str) -> Array:
     Raises:
       UserError: not numbers, or NaN or infinity among them.
     """
-    values = jnp.asarray(as_array(values, name), jnp.float32)
+    values = as_floats(values, name)
     if is_concrete(values) and not np.isfinite(np.asarray(values)).all():
         raise UserError(f"{name} must be finite; got NaN or infinity")
     return values

@@ -108,7 +108,7 @@ def plan_stages(
         run.task.check(run.config)
     cache: dict[str, Any] = {}
     for run in runs:
-        with _conv_form(assumptions.accelerator):
+        with conv.plain_forms() if assumptions.accelerator else contextlib.nullcontext():
             plan = _plan(run, assumptions, cache)
         yield plan
 
@@ -251,19 +251,6 @@ def _input_rate(
     return cache[key]
 
 
-@contextlib.contextmanager
-def _conv_form(accelerator: Accelerator | None) -> Iterator[None]:
-    """Compiles convolutions in the form that the accelerator would use, on any platform."""
-    if accelerator is None or not conv.use_rewrites():
-        yield
-        return
-    conv.set_rewrites(False)
-    try:
-        yield
-    finally:
-        conv.set_rewrites(None)
-
-
 def _arguments(config, setup, mesh, factor: int = 1, *, single: bool = False) -> tuple:
     size, channels, extra = config.data.image_size, channels_of(config), {}
     if setup.host_features:
@@ -325,7 +312,7 @@ def _whole_run(config, setup, steps_per_epoch, seconds, mesh, assumptions) -> di
     num_steps = training.total_steps(config, steps_per_epoch or 1)
     plan = {"steps": num_steps, "steps_per_epoch": steps_per_epoch, "evaluation_steps": None, "hours": None}
     if steps_per_epoch and (num_test := _num_test(config)):
-        passes = -(-num_steps // training.intervals(config, steps_per_epoch).evaluate)
+        passes = -(-num_steps // training.make_timetable(config, steps_per_epoch).evaluate)
         plan["evaluation_steps"] = passes * -(-num_test // config.batch_size)
     if seconds and seconds["total"] is not None:
         state, batch, key, *frozen = _arguments(config, setup, mesh, single=True)

@@ -36,16 +36,8 @@ def count_flops(function: Callable, *arguments: Any) -> int:
       function: a function of jnp operations; loops have a static number of iterations.
       *arguments: arrays or their shapes.
     """
-    if not conv.use_rewrites():
+    with conv.plain_forms():
         return total(operations(jax.make_jaxpr(function)(*arguments)))
-    # JAX caches the traced bodies of loops, which contain the rewritten convolutions.
-    jax.clear_caches()
-    conv.set_rewrites(False)
-    try:
-        return total(operations(jax.make_jaxpr(function)(*arguments)))
-    finally:
-        conv.set_rewrites(None)
-        jax.clear_caches()
 
 
 def total(operations: Iterable[Operation]) -> int:

@@ -33,18 +33,40 @@ _SLOW_INPUT, _SLOW_LINES = 0.3, 3
 Call = Callable[..., tuple[TrainState, Metrics]]
 
 
-class Intervals(NamedTuple):
-    """Steps between logs, evaluations and checkpoints.
+class Timetable(NamedTuple):
+    """The steps of a run, and those after which it logs, evaluates and saves.
 
     Attributes:
-      log: between lines of the log, each the mean over those steps.
-      evaluate: between evaluations; the one after the last step is the caller's.
-      checkpoint: between checkpoints; the last step is always saved.
+      num_steps: number of steps of the whole run.
+      log: steps between lines of the log, each the mean over those steps.
+      evaluate: steps between evaluations; the one after the last step is the caller's.
+      checkpoint: steps between checkpoints; the last step is always saved.
+      steps_per_call: steps in one call of the compiled program, where nothing is due between them.
     """
 
+    num_steps: int
     log: int
     evaluate: int
     checkpoint: int
+    steps_per_call: int = 1
+
+    def logs(self, step: int) -> bool:
+        """Returns whether a line of the log is due after `step`."""
+        return step % self.log == 0 or step % self.checkpoint == 0 or step == self.num_steps
+
+    def evaluates(self, step: int) -> bool:
+        """Returns whether an evaluation is due after `step`."""
+        return step % self.evaluate == 0 or step == self.num_steps
+
+    def saves(self, step: int) -> bool:
+        """Returns whether a checkpoint is due after `step`: before an evaluation too."""
+        return step % self.checkpoint == 0 or self.evaluates(step)
+
+    def call_length(self, step: int) -> int:
+        """Returns the number of steps in the call after `step`: steps_per_call, or 1 where something is due before."""
+        intervals = self.log, self.evaluate, self.checkpoint
+        due = min(self.num_steps - step, *(interval - step % interval for interval in intervals))
+        return self.steps_per_call if due >= self.steps_per_call else 1
 
 
 def restore_or_create(
@@ -101,21 +123,19 @@ def fit(
     *,
     key: Array,
     mesh: jax.sharding.Mesh,
-    num_steps: int,
-    every: Intervals,
+    timetable: Timetable,
     evaluate: Callable[[TrainState, int], Mapping[str, float]],
     checkpoints: Checkpoints,
     writer: Writer,
     description: Mapping[str, Any],
     title: str,
-    log_state: Mapping = MappingProxyType({}),
-    frozen: tuple = (),
-    notices: Mapping[str, str] | None = None,
-    steps_per_call: int = 1,
-    peak_flops: float | None = None,
-    profile: Profile | None = None,
+    log_state: Mapping,
+    frozen: tuple,
+    notices: Mapping[str, str],
+    peak_flops: float | None,
+    profile: Profile,
 ) -> TrainState:
-    """Trains until `num_steps`, saves the last state and returns it.
+    """Trains to the last step of the timetable, saves the last state and returns it.
 
     Args:
       state: at any step; donated.
@@ -123,38 +143,34 @@ def fit(
       batches: endless iterator of this process's share of the batches.
       key: the run's PRNG key.
       mesh: devices of the batches.
-      num_steps: number of steps of the whole run.
-      every: steps between logs, evaluations and checkpoints.
+      timetable: the steps, and those after which something is due.
       evaluate: (state, step) -> numbers to log.
       checkpoints: checkpoints of the run.
       writer: log of the run.
       description: what the networks are rebuilt from, saved in every checkpoint, plain JSON.
       title: in front of the progress bar.
-      log_state: position of the log, saved with the state: the next line of the log covers the steps before the stop as
-        well, and an evaluation that was due at the stop is done first.
+      log_state: position of the log, of `restore_or_create`: the next line of the log covers the steps before the stop
+        as well, and an evaluation that was due at the stop is done first.
       frozen: further arguments of the step, placed on the mesh.
       notices: name of a metric -> message to print whenever its mean over a line of the log is above 0.
-      steps_per_call: steps in one call of the compiled program, where nothing is due between them.
       peak_flops: peak operations per second of all devices together; None if unknown.
-      profile: profile of some steps; None for none.
+      profile: profile of some steps.
 
     Raises:
       UserError: a metric or the state that is to be saved is not finite; names the step and the last checkpoint.
       SystemExit: after SIGTERM on any process, with the state saved; exit code 143.
     """
-    step, meter = int(state.step), Meter(log_state.get(SUMS, {}))
+    step, num_steps, meter = int(state.step), timetable.num_steps, Meter(log_state.get(SUMS, {}))
     steps = _Steps(train_step, jax.eval_shape(lambda x: x, state), mesh, key, frozen)
-
-    def prepare_next():
-        options = {"num_steps": num_steps, "steps_per_call": steps_per_call, "every_steps": every}
-        return prepare(batches, call_length(step, **options), mesh)
-
     with contextlib.ExitStack() as stack:
         has_to_stop = stack.enter_context(distributed.preemption_guard(step))
         watch = stack.enter_context(speed.Speed(peak_flops))
-        profile = stack.enter_context(profile or Profile(checkpoints.directory, ()))
+        stack.enter_context(profile)
         bar = stack.enter_context(progress_bar(None, title, initial=step, total=num_steps, unit="step"))
-        log = _Log(title, bar, writer, checkpoints, notices or {})
+        log = _Log(title, bar, writer, checkpoints, notices)
+
+        def prepare_next():
+            return prepare(batches, timetable.call_length(step), mesh)
 
         def evaluate_and_log():
             with watch.paused():
@@ -175,14 +191,13 @@ def fit(
                 next_batches = prepare_next()
                 watch.fed(next_batches)
             bar.update(prepared.num_steps)
-            if last or step % every.log == 0 or step % every.checkpoint == 0:
+            if timetable.logs(step):
                 log(step, meter.flush(), watch.rates())
-            evaluates = last or step % every.evaluate == 0
-            stop = has_to_stop(step) and not last
+            evaluates, stop = timetable.evaluates(step), has_to_stop(step) and not last
             if stop or evaluates:  # only a finite state is worth saving
                 check_finite(meter.means(), step, checkpoints)
             # Before an evaluation, which may take longer than the time between SIGTERM and SIGKILL.
-            if stop or evaluates or step % every.checkpoint == 0:
+            if stop or timetable.saves(step):
                 with watch.paused():
                     writer.flush()
                     check_finite(_are_finite(state.variables), step, checkpoints)
@@ -283,19 +298,6 @@ def abstract_arguments(
 
 def _with_sharding(leaf: Any, sharding: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-
-
-def call_length(step: int, *, num_steps: int, steps_per_call: int, every_steps: tuple[int, ...]) -> int:
-    """Returns the number of steps in the next call: steps_per_call, or 1 where something is due before its end.
-
-    Args:
-      step: steps taken so far.
-      num_steps: number of steps of the run.
-      steps_per_call: preferred number.
-      every_steps: intervals after which the host needs the state or the metrics.
-    """
-    due = min([num_steps - step, *(interval - step % interval for interval in every_steps)])
-    return steps_per_call if due >= steps_per_call else 1
 
 
 class _Steps:
@@ -401,7 +403,7 @@ class _Log:
         if psnr < 0 < self._last_psnr:
             self._report(
                 f"step {step}: psnr fell to {psnr:.4g} dB: outputs differ from the images by more than their range, so "
-                "the training diverges; start a new run with a lower optimizer.*.schedule.learning_rate"
+                "the training diverges; start a new run with a lower optimizer.*.timetable.learning_rate"
             )
         self._last_psnr = psnr
 

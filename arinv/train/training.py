@@ -178,7 +178,7 @@ def train(
     _report_data(run, train, test, setup.normalization)
     init_key, train_key, evaluate_key = (jax.random.fold_in(run.key, stream) for stream in (_INIT, _TRAIN, _EVALUATE))
     names = jax.eval_shape(setup.init, run.key).variables
-    num_steps = total_steps(config, batches.steps_per_epoch)
+    timetable = make_timetable(config, batches.steps_per_epoch)
     frozen_variables = parallel.replicate(setup.frozen, mesh)
     with contextlib.ExitStack() as stack:
         checkpoints = stack.enter_context(Checkpoints(run.workdir, names, keep=config.log.keep_checkpoints))
@@ -197,8 +197,7 @@ def train(
             batches,
             key=train_key,
             mesh=mesh,
-            num_steps=num_steps,
-            every=intervals(config, batches.steps_per_epoch),
+            timetable=timetable,
             evaluate=evaluate,
             checkpoints=checkpoints,
             writer=writer,
@@ -207,13 +206,12 @@ def train(
             log_state=log_state,
             frozen=frozen_variables,
             notices=setup.notices,
-            steps_per_call=config.steps_per_call,
             peak_flops=_peak_flops(config, mesh),
             profile=Profile(run.workdir / "profile", config.log.profile_steps),
         )
-        results = evaluate(state, num_steps)
-        loop.check_finite(results, num_steps, checkpoints)
-        writer.scalars(num_steps, {f"{TEST}{name}": value for name, value in results.items()})
+        results = evaluate(state, timetable.num_steps)
+        loop.check_finite(results, timetable.num_steps, checkpoints)
+        writer.scalars(timetable.num_steps, {f"{TEST}{name}": value for name, value in results.items()})
     return results
 
 
@@ -321,12 +319,18 @@ def steps_within(config: ConfigDict, name: str, epochs: float, steps_per_epoch: 
     return steps
 
 
-def intervals(config: ConfigDict, steps_per_epoch: int) -> loop.Intervals:
-    """Returns the steps between logs, evaluations and checkpoints of a run."""
-    return loop.Intervals(
+def make_timetable(config: ConfigDict, steps_per_epoch: int) -> loop.Timetable:
+    """Returns the steps of a run, and those after which it logs, evaluates and saves.
+
+    Raises:
+      UserError: the run would have no step.
+    """
+    return loop.Timetable(
+        num_steps=total_steps(config, steps_per_epoch),
         log=config.log.every_steps,
         evaluate=max(1, round(config.log.evaluate_every_epochs * steps_per_epoch)),
         checkpoint=config.log.checkpoint_every_steps,
+        steps_per_call=config.steps_per_call,
     )
 
 

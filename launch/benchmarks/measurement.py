@@ -22,6 +22,8 @@ from typing import Any
 
 from launch.benchmarks import devices
 
+_MIN_SECONDS = 0.3  # of a turn, in which a short case is repeated
+
 
 @dataclasses.dataclass(frozen=True)
 class Options:
@@ -173,7 +175,6 @@ def measure(
     *,
     repeats: int,
     cases: tuple[str, ...] = (),
-    min_seconds: float = 0.3,
     report: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
     """Measures every case of a benchmark.
@@ -184,7 +185,6 @@ def measure(
       options: what is measured.
       repeats: rounds of turns.
       cases: cases of the benchmark; empty for all.
-      min_seconds: a turn repeats a short case until it lasts about that long.
       report: called with a line before each part.
 
     Returns:
@@ -194,11 +194,11 @@ def measure(
     with ExitStack() as stack:
         ask = {variant: stack.enter_context(worker(name, variant, options)) for variant in variants}
         for case in cases or load(name).cases:
-            results[case] = _measure_case(name, case, ask, repeats, min_seconds, report)
+            results[case] = _measure_case(name, case, ask, repeats, report)
     return results
 
 
-def _measure_case(name, case, ask, repeats, min_seconds, report) -> dict[str, Any]:
+def _measure_case(name, case, ask, repeats, report) -> dict[str, Any]:
     label = name if case == name else f"{name} {case}"
     results, calls = {}, {}
     for variant, request in ask.items():
@@ -206,7 +206,7 @@ def _measure_case(name, case, ask, repeats, min_seconds, report) -> dict[str, An
         try:
             results[variant] = {**request("prepare", case), "seconds": [], "processor_seconds": []}
             request("run", 1)
-            calls[variant] = max(1, math.ceil(min_seconds / request("run", 1)[0]))
+            calls[variant] = max(1, math.ceil(_MIN_SECONDS / request("run", 1)[0]))
         except VariantError as error:
             results[variant] = {"error": str(error)}
     for i in range(repeats):

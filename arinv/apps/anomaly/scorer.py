@@ -118,7 +118,7 @@ class Scorer:
           The latents [B, *latent_shape], their reconstructions [B, H, W, 3] and scores [B].
 
         Raises:
-          UserError: options of the search that anomaly.latent_search refuses.
+          UserError: options of the search that anomaly.latent_search rejects.
         """
         return anomaly.latent_search(
             key,
@@ -181,7 +181,7 @@ class Scorer:
           images [B, H, W, 3] of the last attack.
 
         Raises:
-          UserError: options that anomaly.attack_scores refuses.
+          UserError: options that anomaly.attack_scores rejects.
         """
         attack_fn = functools.partial(
             anomaly.attack_scores,

@@ -294,13 +294,8 @@ def _write(
 
 def _table(name: str, entries: Mapping[str, Any], variants: Mapping[str, str]) -> report.Table:
     columns = {metric: report.column(metric) for metric in variants}
-    heading = [f"{name} ({entries['num_images']} images)", *(column.heading for column in columns.values())]
-    rows = [
-        [row, *(column.cell(numbers, metric) for metric, column in columns.items())]
-        for row, numbers in entries.items()
-        if row != "num_images"
-    ]
-    return report.Table(heading, rows)
+    rows = {row: numbers for row, numbers in entries.items() if row != "num_images"}
+    return report.metric_table(f"{name} ({entries['num_images']} images)", columns, rows)
 
 
 def _note(run: Run, results: Mapping[str, Any]) -> str:

@@ -280,10 +280,10 @@ def _report(run: Run, inverters: Mapping[str, Trained], results: Mapping[str, An
     columns = report.columns(["psnr", "ssim"])
     rows = []
     for name, inverter in inverters.items():
-        means = {metric: results["means"].get(f"{metric}_{name}", {}).get("mean") for metric in columns}
-        known = {metric: value for metric, value in means.items() if value is not None}
+        keys = {metric: f"{metric}_{name}" for metric in columns}
+        means = {metric: results["means"][key]["mean"] for metric, key in keys.items() if key in results["means"]}
         network = f"{inverter.description['encoder']} {inverter.layer}"
-        cells = [column.cell(known, metric) for metric, column in columns.items()]
+        cells = [column.cell(means, metric) for metric, column in columns.items()]
         rows.append([name, network, run.config.inverters[name], *cells])
     heading = ["", "network", "from", *(column.heading for column in columns.values())]
     note = f"Means over {results['num_images']} images at their own sizes: {run.config.data.name}."

@@ -291,12 +291,8 @@ def _write(
 
 def _table(results: Mapping[str, Any]) -> report.Table:
     columns = report.columns([*(name for name in results["variants"] if name != "mse_pm1"), SECONDS])
-    heading = ["method", *(column.heading for column in columns.values())]
-    rows = [
-        [name.replace("_", " "), *(column.cell(entry, metric) for metric, column in columns.items())]
-        for name, entry in results["entries"].items()
-    ]
-    return report.Table(heading, rows)
+    entries = {name.replace("_", " "): entry for name, entry in results["entries"].items()}
+    return report.metric_table("method", columns, entries)
 
 
 def _note(run: Run, results: Mapping[str, Any]) -> str:

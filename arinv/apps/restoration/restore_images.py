@@ -204,15 +204,11 @@ def _write_csv(run: Run, names: Sequence[str], values: Mapping[str, Mapping[str,
 
 def _table(results: Mapping[str, Any], names: Iterable[str]) -> report.Table:
     """Returns the table of the degraded images and of every method."""
-    columns = report.columns([*_METRICS, SECONDS])
-    heading = ["method", *(column.heading for column in columns.values())]
-    rows = []
+    entries = {}
     for name in names:
-        entry = dict(results["entries"].get(name, {}))
-        if name in results[SECONDS]:
-            entry[SECONDS] = results[SECONDS][name]
-        rows.append([name.replace("_", " "), *(column.cell(entry, metric) for metric, column in columns.items())])
-    return report.Table(heading, rows)
+        seconds = {SECONDS: results[SECONDS][name]} if name in results[SECONDS] else {}
+        entries[name.replace("_", " ")] = results["entries"].get(name, {}) | seconds
+    return report.metric_table("method", report.columns([*_METRICS, SECONDS]), entries)
 
 
 def _note(config: ConfigDict, results: Mapping[str, Any]) -> str:

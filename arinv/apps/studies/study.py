@@ -30,7 +30,7 @@ from arinv.experiment.output_files import write_arrays, write_png
 from arinv.experiment.run import Run
 from arinv.experiment.trained import INVERTER, Trained
 from arinv.experiment.writer import progress_bar
-from arinv.ops.images import to_float, to_uint8
+from arinv.ops.images import resize_images, to_float, to_uint8
 from arinv.types import Array, DecodeFn, FeaturesFn, LogitsFn
 
 _TILE = 96  # px, least side of an image in a sheet
@@ -278,9 +278,7 @@ def _encode(features_fn: FeaturesFn, images: Array, *, layer: str) -> Array:
 @functools.partial(jax.jit, static_argnames="side")
 def _decode(decode_fn: DecodeFn, features: Array, *, side: int) -> Array:
     images = decode_fn(features)
-    if images.shape[1] == side:
-        return images
-    return jnp.clip(jax.image.resize(images, (images.shape[0], side, side, images.shape[3]), "linear"), 0.0, 1.0)
+    return images if images.shape[1] == side else jnp.clip(resize_images(images, side), 0.0, 1.0)
 
 
 @jax.jit

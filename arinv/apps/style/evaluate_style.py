@@ -230,14 +230,9 @@ def _report(run: Run, results: Mapping[str, Any], key: str) -> tuple[report.Tabl
     """Returns the table of the report and the note below it."""
     setting = run.provenance
     columns = {key: report.column(key)._replace(style="{:.4g}"), "ssim": report.column("ssim")}
-    heading = ["encoder", *(column.heading for column in columns.values())]
-    rows = [
-        [entry, *(column.cell(values, name) for name, column in columns.items())]
-        for entry, values in results["entries"].items()
-    ]
     note = (
         f"{results['num_contents']} contents x {results['num_styles']} styles; means ± standard deviations over pairs. "
         f"The Gram loss is to the style (lower is closer to it), SSIM to the content (1 for the content itself). "
         f"{results['variants'][key]}; {setting['device']}, {setting['dtype']}."
     )
-    return report.Table(heading, rows), note
+    return report.metric_table("encoder", columns, results["entries"]), note

@@ -105,7 +105,8 @@ def test_check_rejects_wrong_steps_per_call_before_writing(tmp_path):
 )
 def test_call_length_ends_where_something_is_due(step, expected):
     """Every 10 and 24 steps of 25, in calls of 4."""
-    assert loop.call_length(step, num_steps=25, steps_per_call=4, every_steps=(10, 24)) == expected
+    timetable = loop.Timetable(num_steps=25, log=10, evaluate=24, checkpoint=100, steps_per_call=4)
+    assert timetable.call_length(step) == expected
 
 
 class Numbers:
