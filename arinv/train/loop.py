@@ -403,7 +403,7 @@ class _Log:
         if psnr < 0 < self._last_psnr:
             self._report(
                 f"step {step}: psnr fell to {psnr:.4g} dB: outputs differ from the images by more than their range, so "
-                "the training diverges; start a new run with a lower optimizer.*.timetable.learning_rate"
+                "the training diverges; start a new run with a lower optimizer.*.schedule.learning_rate"
             )
         self._last_psnr = psnr
 
