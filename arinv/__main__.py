@@ -8,15 +8,14 @@ import importlib
 import multiprocessing
 import os
 import re
-import signal
 import sys
 from types import ModuleType
 
 from arinv import interrupts
 from arinv.errors import BROKEN_PIPE, INTERRUPTED, MISTAKE, UserError
 
-if multiprocessing.parent_process() is not None:  # a worker importing the main module; its parent stops it
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+if multiprocessing.current_process().name != "MainProcess":  # a worker that imports the main module
+    interrupts.leave_to_parent()
 
 
 def console() -> None:
@@ -26,6 +25,7 @@ def console() -> None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     faulthandler.enable()
     interrupts.install_handler()
+    interrupts.outlive_terminals()
     try:
         _run(sys.argv)
         sys.stdout.flush()

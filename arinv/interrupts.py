@@ -1,10 +1,12 @@
-"""Handling of Ctrl-C at any moment: one line, exit code 130.
+"""Handling of Ctrl-C at any moment: one line, exit code 130; and of a terminal that is closed during a run.
 
 Python raises KeyboardInterrupt in the main thread only, between two of its instructions: late while XLA compiles, and
 without effect where a callback of JAX catches it. A separate thread receives the signal at once.
 """
 
 import contextlib
+import errno
+import io
 import multiprocessing
 import os
 import signal
@@ -52,6 +54,47 @@ def allow_cleanup(message: str) -> None:
     _message = f"\narinv: interrupted; {message}\n"  # a progress bar may precede it
     if signal.getsignal(signal.SIGINT) is _ignore:
         signal.signal(signal.SIGINT, _raise)
+
+
+def outlive_terminals() -> None:
+    """Makes the process outlive the terminal that it was started in; call it from the main thread of the command.
+
+    What is printed after the terminal was closed is discarded. SIGHUP, which the processes of a terminal get then, acts
+    as SIGTERM does: a training saves first. If it is ignored, as by nohup, it stays ignored.
+    """
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream.isatty():
+            stream.flush()
+            raw = io.BufferedWriter(_Terminal(stream.fileno(), "w", closefd=False))
+            setattr(sys, name, io.TextIOWrapper(raw, stream.encoding, stream.errors, line_buffering=True))
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
+        with contextlib.suppress(ValueError):  # not the main thread
+            signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))
+
+
+def leave_to_parent() -> None:
+    """Makes a worker process ignore the signals that its whole process group gets; the process that started it ends it.
+
+    Those are Ctrl-C, the end of a terminal, and SIGTERM of schedulers and of systemd. The process that started it may
+    need its batches to get to the step after which all save.
+    """
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+        with contextlib.suppress(ValueError):  # not the main thread
+            signal.signal(number, signal.SIG_IGN)
+
+
+class _Terminal(io.FileIO):
+    """A terminal as a file, which turns into the null device when it is closed."""
+
+    def write(self, data: bytes) -> int | None:
+        try:
+            return super().write(data)
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
+            return len(data)
 
 
 def received() -> bool:

@@ -1,10 +1,11 @@
 """Runs one arinv command in several processes on this machine, as a pod would run it on its hosts.
 
-Every line of output has the number of its process in front. SIGTERM and SIGINT are passed on to all processes. When one
-fails, the others get a while to end by themselves, and are killed then; the exit code is that of the first.
+Every line of output has the number of its process in front. SIGTERM, SIGINT and SIGHUP are passed on to all processes.
+When one fails, the others get a while to end by themselves, and are killed then; the exit code is that of the first.
 """
 
 import argparse
+import errno
 import os
 import pathlib
 import re
@@ -15,7 +16,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 # Several threads print "[Gloo] Rank 0 is connected to 7 peer ranks. Expected number of connected peer ranks is : 7" at
 # once, and the pieces mix.
@@ -103,6 +104,7 @@ class Output:
     def __init__(self):
         self._selector = selectors.DefaultSelector()
         self._rest: dict[int, bytes] = {}
+        self._is_lost = False  # whether the terminal was closed, while the processes still save
 
     def add(self, index: int, *streams) -> None:
         """Listens to a process."""
@@ -125,11 +127,19 @@ class Output:
                 data = b"\n" if rest else b""
             # A progress bar goes back to the start of its line, where several of them would overwrite each other.
             *lines, self._rest[key.fd] = re.split(rb"[\r\n]", rest + (data or b""))
-            for line in lines:
-                if not is_noise(line):
-                    sys.stdout.buffer.write(b"[%d] %s\n" % (key.data, line.rstrip()))
-            sys.stdout.buffer.flush()
+            self._print(b"[%d] %s\n" % (key.data, line.rstrip()) for line in lines if not is_noise(line))
         return bool(events)
+
+    def _print(self, lines: Iterable[bytes]) -> None:
+        if not self._is_lost:
+            try:
+                sys.stdout.buffer.writelines(lines)
+                sys.stdout.buffer.flush()
+            except OSError as error:
+                if error.errno != errno.EIO:
+                    raise
+                self._is_lost = True
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is in the buffer
 
     def close(self) -> None:
         """Prints the remaining output, and stops listening."""
@@ -159,9 +169,10 @@ def run(command: list[str], variables: list[dict[str, str]], patience: float) ->
       patience: seconds that the others get once one has failed.
     """
     output, processes = Output(), []
-    handlers = {
-        number: signal.signal(number, lambda n, _: _pass_on(processes, n)) for number in (signal.SIGTERM, signal.SIGINT)
-    }
+    numbers = [signal.SIGTERM, signal.SIGINT]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as by nohup
+        numbers.append(signal.SIGHUP)
+    handlers = {number: signal.signal(number, lambda n, _: _pass_on(processes, n)) for number in numbers}
     try:
         for index, environment in enumerate(variables):
             # In a session of its own, a process gets no SIGINT from the terminal beside the one that is passed on.

@@ -18,16 +18,18 @@ from typing import Any
 
 import numpy as np
 
+from arinv import interrupts
 from arinv.data.cores import count_workers, num_cores
 from arinv.data.decoding import crop_options, random_resized_crop
 from arinv.data.source import Arrays, Originals, Source, estimate_bytes, load_arrays, pixels
-from arinv.errors import UserError
+from arinv.errors import TemporaryError, UserError, first_line
 from arinv.ops.inputs import as_array, check_count, on_host
 
 Batch = dict[str, np.ndarray]
 
 MAX_BYTES_IN_MEMORY = 2_000_000_000
 _ENDLESS = 1 << 40  # Grain requires a length
+_KILLED = "Worker process was terminated"  # Grain's error for a worker that has ended
 _CROPS = 1  # first in the key of a window, before seed, step and row
 
 
@@ -301,10 +303,11 @@ def _empty_batches(shape: tuple[int, ...], step: int) -> Iterator[Batch]:
 
 
 @functools.cache
-def _end_with_parent() -> None:
-    """Makes a worker process end when the process that started it does, which may have been killed."""
+def _follow_parent() -> None:
+    """Makes a worker process end when the process that started it does, which may have been killed, and not before."""
     parent = multiprocessing.parent_process()
     if parent is not None:
+        interrupts.leave_to_parent()
 
         def wait() -> None:
             multiprocessing.connection.wait([parent.sentinel])
@@ -321,7 +324,7 @@ class _Positions:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        _end_with_parent()
+        _follow_parent()
 
     def __len__(self) -> int:
         return _ENDLESS
@@ -368,10 +371,21 @@ def _streamed_batches(examples: TrainExamples, num_workers: int, first_step: int
 
 
 def _own_copies(batches) -> Iterator[dict[str, np.ndarray]]:
-    """Copies batches out of the memory shared with the workers, which is freed when they end."""
+    """Copies batches out of the memory shared with the workers, which is freed when they end.
+
+    Raises:
+      TemporaryError: a worker was killed.
+    """
     try:
         for batch in batches:
             yield {name: np.array(values) for name, values in batch.items()}
+    except RuntimeError as error:
+        if not str(error).startswith(_KILLED):
+            raise
+        raise TemporaryError(
+            f"a process that decodes images was killed ({first_line(error)}), as where memory lacks: start again, or "
+            "set fewer of them (data.num_workers)"
+        ) from error
     finally:
         batches.close()
 

@@ -5,6 +5,7 @@ process closes its connection, and one on a failed machine becomes silent: the o
 code instead of waiting in a collective. SIGTERM on one process makes all stop after the same step.
 """
 
+import contextlib
 import multiprocessing
 import os
 import platform
@@ -444,7 +445,8 @@ class Lifeline:
         if not self._exiting.acquire(blocking=False):
             time.sleep(2 * _EXIT_SECONDS)  # the other thread is exiting
         if message:
-            os.write(sys.stderr.fileno() if sys.stderr else 2, f"\narinv: {message}\n".encode())
+            with contextlib.suppress(OSError, ValueError):  # closed by the reader
+                os.write(sys.stderr.fileno() if sys.stderr else 2, f"\narinv: {message}\n".encode())
         if self.index == 0:
             self._send_all(kind="stop", code=code)
             deadline, others = time.monotonic() + _EXIT_SECONDS, list(self._connections.values())

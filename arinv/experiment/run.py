@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -90,8 +91,8 @@ class Run:
 
     @property
     def dtype(self) -> jax.typing.DTypeLike:
-        """The dtype of the computation."""
-        return dtype_of(self.config)
+        """The dtype of the computation; float32 where the config has none."""
+        return dtype_of(self.config) if "dtype" in self.config else jnp.float32
 
     @property
     def key(self) -> jax.Array:

@@ -1,5 +1,6 @@
-"""Ctrl-C: one line and exit code 130, whatever the main thread does."""
+"""Ctrl-C: one line and exit code 130, whatever the main thread does; a terminal that is closed."""
 
+import os
 import pathlib
 import signal
 import subprocess
@@ -86,3 +87,35 @@ def test_ignored_interrupt_stays_ignored():
     assert process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGINT)
     assert process.communicate("", timeout=30)[1] == "" and process.returncode == 0
+
+
+TERMINAL = """
+import signal, sys, time
+from arinv import interrupts
+signal.signal(signal.SIGHUP, HANDLER)
+interrupts.outlive_terminals()
+def save(*_):
+    print("saved", flush=True)
+    print("saved", file=sys.stderr, flush=True)
+    raise SystemExit(143)
+signal.signal(signal.SIGTERM, save)
+print("ready", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("handler", ["SIG_DFL", "SIG_IGN"])
+def test_a_closed_terminal_ends_a_run_like_sigterm_or_not_at_all(handler):
+    """The line of the end has nowhere to go. With SIGHUP ignored, as by nohup, only SIGTERM itself ends the run."""
+    ours, theirs = os.openpty()
+    command = [sys.executable, "-c", TERMINAL.replace("HANDLER", f"signal.{handler}")]
+    process = subprocess.Popen(command, cwd=ROOT, stdin=theirs, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    with open(ours, "rb", buffering=0) as terminal:
+        assert terminal.readline() == b"ready\r\n"
+    process.send_signal(signal.SIGHUP)
+    if handler == "SIG_IGN":
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(timeout=0.5)
+        process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=30) == 143

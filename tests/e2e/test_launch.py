@@ -278,14 +278,15 @@ def test_a_killed_process_has_a_shell_s_code():
     assert local.run(*shell("kill -9 $$", "exit 0"), 5.0) == 137
 
 
-def test_sigterm_is_passed_on_to_all():
-    trap = "trap 'exit 143' TERM; echo up; while :; do sleep 0.05; done"
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_the_end_is_passed_on_to_all(number):
+    trap = "trap 'exit 143' TERM HUP; echo up; while :; do sleep 0.05; done"
     code = (
         f"import sys; from launch import local_processes as l; sys.exit(l.run(['sh', '-c', {trap!r}], [{{}}] * 2, 5.0))"
     )
     variables = {**os.environ, "PYTHONPATH": str(local.ROOT)}
     process = subprocess.Popen([sys.executable, "-c", code], env=variables, stdout=subprocess.PIPE, text=True)
     assert sorted(process.stdout.readline() for _ in range(2)) == ["[0] up\n", "[1] up\n"]
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(number)
     process.communicate(timeout=20)
     assert process.returncode == 143

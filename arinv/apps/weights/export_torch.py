@@ -7,7 +7,6 @@ from ml_collections import ConfigDict
 
 from arinv import distributed, models
 from arinv.errors import UserError
-from arinv.experiment import loading
 from arinv.experiment.run import Run
 from arinv.experiment.trained import CLASSIFIER, INVERTER, Trained
 
@@ -39,7 +38,7 @@ def run(run: Run) -> dict[str, Any]:
     Raises:
       UserError: no usable checkpoint there, or a network without a counterpart in PyTorch.
     """
-    network = loading.load(run.resolve(run.config.checkpoint), kind=(CLASSIFIER, INVERTER))
+    network = run.load(run.config.checkpoint, kind=(CLASSIFIER, INVERTER))
     is_encoder = network.kind == CLASSIFIER
     run.begin()
     if distributed.index() == 0:

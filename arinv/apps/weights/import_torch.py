@@ -243,7 +243,7 @@ def _read_denoiser(run: Run) -> tuple[dict[str, Any], Variables, dict[str, Any]]
 def _load_encoder(run: Run) -> tuple[pathlib.Path, Trained]:
     """Returns the workdir of config.encoder_checkpoint and the encoder in it."""
     source = run.resolve(run.config.encoder_checkpoint)
-    encoder = loading.load(source, kind=CLASSIFIER)
+    encoder = run.load(run.config.encoder_checkpoint, kind=CLASSIFIER)
     descriptions.check_encoder(encoder.description, run.config.encoder.name, source)
     return source, encoder
 

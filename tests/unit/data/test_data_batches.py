@@ -3,8 +3,10 @@
 import contextlib
 import functools
 import json
+import multiprocessing
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import time
@@ -16,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arinv import data, parallel
-from arinv.errors import UserError
+from arinv.errors import TemporaryError, UserError
 
 
 class Counting:
@@ -389,6 +391,20 @@ def test_train_batches_of_worker_processes_are_those_of_threads():
     _assert_equal(_take(resumed, 2), _take(memory, 2))
     stream.close()
     resumed.close()
+
+
+def test_workers_outlive_the_signals_of_their_process_group():
+    """The process that started them saves after a step that may need their batches; it reports a killed worker."""
+    source = data.open_source("photos", num_examples=40)
+    stream = data.train_batches(source, batch_size=16, seed=0, in_memory=False, num_workers=1)
+    next(stream)
+    (worker,) = (child for child in multiprocessing.active_children() if "grain" in child.name)
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        os.kill(worker.pid, number)
+    _assert_equal(_take(stream, 4), _take(data.train_batches(source, batch_size=16, seed=0), 5)[1:])
+    worker.kill()
+    with pytest.raises(TemporaryError, match=r"was killed \(.* exit code -9.*data.num_workers"):
+        _take(stream, 100)
 
 
 @pytest.mark.parametrize("in_memory", [True, False])

@@ -7,11 +7,14 @@ import pytest
 from PIL import Image
 
 from arinv import data
+from arinv.apps.weights import export_torch
 from arinv.errors import UserError
 from arinv.experiment import loading, workdirs
 from arinv.experiment.report import Table
 from arinv.experiment.run import Run, open_dataset
+from arinv.experiment.trained import Trained
 from configs import classifier, gan
+from configs import export_torch as export_config
 
 
 def test_stages_with_the_same_data_decode_it_once(tmp_path):
@@ -48,6 +51,18 @@ def test_results_name_unfinished_trainings_that_a_derived_run_has_loaded(tmp_pat
         derived.load("stage:encoder")
     run.finish({})
     assert json.loads((run.workdir / "results.json").read_text())["unfinished"] == ["stage:encoder"]
+
+
+def test_exports_of_an_unfinished_training_say_so(tmp_path, monkeypatch, capsys):
+    (tmp_path / "encoder" / workdirs.CHECKPOINTS).mkdir(parents=True)
+    (tmp_path / "encoder" / "config.json").write_text("{}")
+    network = Trained("classifier", None, {}, {})
+    monkeypatch.setattr(loading, "load", lambda *_, **__: network)
+    monkeypatch.setattr(export_torch, "_write_encoder", lambda *_: None)
+    config = export_config.get_config(f"checkpoint={tmp_path}/encoder")
+    results = export_torch.run(Run(config, tmp_path / "export"))
+    assert results["unfinished"] == [f"{tmp_path}/encoder"]
+    assert f"the training in {tmp_path}/encoder is not complete" in capsys.readouterr().err
 
 
 def test_finish_writes_the_report_before_the_results(tmp_path, monkeypatch, capsys):
