@@ -172,7 +172,11 @@ def set_rewrites(value: bool | None) -> None:
 
 @contextlib.contextmanager
 def plain_forms() -> Iterator[None]:
-    """Chooses the plain forms, those of accelerators, in a `with` block."""
+    """Uses the plain forms, those of accelerators, within a `with` statement.
+
+    Returns:
+      The context manager.
+    """
     if not use_rewrites():
         yield
         return
