@@ -282,7 +282,9 @@ def test_a_killed_process_has_a_shell_s_code():
 def test_the_end_is_passed_on_to_all(number):
     trap = "trap 'exit 143' TERM HUP; echo up; while :; do sleep 0.05; done"
     code = (
-        f"import sys; from launch import local_processes as l; sys.exit(l.run(['sh', '-c', {trap!r}], [{{}}] * 2, 5.0))"
+        "import signal, sys; from launch import local_processes as local; "
+        "signal.signal(signal.SIGHUP, signal.SIG_DFL); "  # the tests may run under nohup
+        f"sys.exit(local.run(['sh', '-c', {trap!r}], [{{}}] * 2, 5.0))"
     )
     variables = {**os.environ, "PYTHONPATH": str(local.ROOT)}
     process = subprocess.Popen([sys.executable, "-c", code], env=variables, stdout=subprocess.PIPE, text=True)
