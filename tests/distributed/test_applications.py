@@ -11,6 +11,7 @@ from untrained import write_gan
 from arinv import main
 from arinv.experiment.output_files import read_arrays
 
+pytestmark = pytest.mark.slow
 STAGES = ("evaluation", "report", "detector", "scales")
 FILES = (
     *("evaluation/scores_3.npz", "evaluation/images_3.npz", "evaluation/adgan_3.npz"),

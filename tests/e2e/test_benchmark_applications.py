@@ -61,6 +61,7 @@ def test_search_for_pixels_is_the_work_of_its_images():
     assert jax_steps.count_flops(search, variables, *images) == forward * (1 + 2 * 3)
 
 
+@pytest.mark.slow
 def test_autoattack_runs():
     facts = prepare("autoattack", "l2:0.5", "arinv")
     assert facts["images"] == 2 and facts["compile_seconds"] > 0
